@@ -1,0 +1,56 @@
+# Every target makes what it needs, from a bare Python 3.11 or newer: `make book`.
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv book test lint bench serve clean
+
+help:
+	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
+	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
+	@echo 'make test    run the tests, which build a small book'
+	@echo 'make lint    check style, types and metadata'
+	@echo 'make bench   measure the speed of training'
+	@echo 'make venv    only create the virtual environment, $(VENV)'
+	@echo 'make clean   remove what was built, but not $(VENV)'
+
+venv: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'vae_lab needs Python 3.11 or newer, and $(PYTHON) is not. Name another one: make PYTHON=python3.12 ...' >&2; \
+		exit 1; }
+	@echo 'Installing the packages of requirements.lock into $(VENV) (a few minutes) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(READY)
+	$(BIN)/python -m snakemake
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy vae_lab
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc --benchmark-columns=min,median,stddev,rounds
+
+serve: book
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
+
+clean:
+	rm -rf build book/_build .snakemake .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

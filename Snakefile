@@ -1,0 +1,91 @@
+"""Notebooks -> executed notebooks -> book.
+
+    snakemake                                         the published book
+    snakemake --configfile config/quick.yaml          the same from small runs
+    snakemake notebooks                               the executed notebooks only
+    snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
+
+An executed notebook depends on the notebook, its parameters, the package and the lock file; the book
+also on everything in book/. Snakemake compares contents, so touching a file re-runs nothing.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+from workflow.jobs import pages, summary
+
+if "name" not in config:
+
+    configfile: "config/book.yaml"
+
+
+NAME, OUTPUT = config["name"], config["output"]
+NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
+EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"
+FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
+
+# `exec` makes the job a child of Snakemake itself, whose death it watches for (see workflow/jobs.py).
+JOB = "exec {sys.executable:q} workflow/jobs.py"
+
+
+rule book:
+    input:
+        sorted(map(str, pages(Path("book")))),
+        "requirements.lock",
+        executed=expand(EXECUTED, notebook=NOTEBOOKS),
+    output:
+        f"{OUTPUT}/_build/html/index.html",
+    params:
+        staged=f"build/{NAME}/source",
+        output=OUTPUT,
+    shell:
+        JOB + " book --parent $PPID book {params.staged} {params.output} {input.executed}"
+
+
+rule notebooks:
+    input:
+        expand(EXECUTED, notebook=NOTEBOOKS),
+
+
+rule notebook:
+    input:
+        sorted(map(str, Path("vae_lab").rglob("*.py"))),
+        "requirements.lock",
+        notebook="notebooks/{notebook}.ipynb",
+    output:
+        EXECUTED,
+    params:
+        failed=FAILED,  # not an output, which Snakemake would delete when the job fails
+        parameters=lambda wildcards: json.dumps(NOTEBOOKS[wildcards.notebook], sort_keys=True),
+    wildcard_constraints:
+        notebook="|".join(NOTEBOOKS),
+    threads: 1  # also OMP_NUM_THREADS: numbers then do not depend on what else runs
+    shell:
+        JOB + " notebook --parent $PPID {input.notebook} vae_lab {output} {params.failed} {params.parameters:q}"
+
+
+os.makedirs("build", exist_ok=True)
+lock = FileLock(f"build/.{NAME}.lock")
+
+
+onstart:
+    # The kernel releases this lock when its process ends, however it ends.
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise WorkflowError(
+            f"Another run of '{NAME}' is at work in this checkout. Wait until it has ended, then start again."
+        )
+
+
+onerror:
+    print(
+        summary({name: (EXECUTED.format(notebook=name), FAILED.format(notebook=name)) for name in NOTEBOOKS}),
+        file=sys.stderr,
+    )

@@ -1,0 +1,26 @@
+// Runs in <head>, before anything is painted.
+(() => {
+  const root = document.documentElement;
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+  // First visit: the theme has no mode yet, calls that an error, and would paint once without colours.
+  // Without scripts the page has no data-theme at all, which the theme shows as light.
+  if (!["auto", "light", "dark"].includes(root.dataset.mode)) root.dataset.mode = "auto";
+  if (root.dataset.mode === "auto") root.dataset.theme = prefersDark.matches ? "dark" : "light";
+
+  // Paper is white.
+  let shown;
+  addEventListener("beforeprint", () => { shown = root.dataset.theme; root.dataset.theme = "light"; });
+  addEventListener("afterprint", () => { root.dataset.theme = shown; });
+
+  // A wide formula scrolls in its box; let the keyboard reach it there.
+  const reach = () => document.querySelectorAll('mjx-container[display="true"]').forEach((formula) => {
+    formula.toggleAttribute("tabindex", formula.scrollWidth > formula.clientWidth);
+    if (formula.hasAttribute("tabindex")) formula.tabIndex = 0;
+  });
+  addEventListener("load", () => { window.MathJax?.startup?.promise.then(reach); });
+  addEventListener("resize", reach);
+
+  // Opened as a file, a page may not fetch the others for excerpts: list the results without them.
+  if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+})();

@@ -1,0 +1,149 @@
+"""What the book needs beyond its configuration: dark figures, and links to the repository once it is known.
+
+**Dark figures.** Notebooks draw SVG with ink on white paper and know nothing of themes. For each such
+figure this extension writes a twin in which the two colours are those of the dark theme, and puts both
+into the same figure under the theme's classes `only-light` and `only-dark`: one number, one caption.
+
+**Repository.** `repository.url` in `_config.yml` is the only setting; while it is empty, no button that
+needs it appears.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from docutils import nodes
+from numpy.typing import NDArray
+from PIL import Image
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+# The colours of vae_lab.plots, and those of the theme's dark mode (text and background).
+INK, PAPER = "#1f2328", "#ffffff"
+DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
+
+DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
+COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
+PIXELS = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
+
+
+SWITCHED = {"only-light", "only-dark", "dark-light"}
+
+
+def _channels(colour: str) -> NDArray[np.float64]:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
+
+
+def darken_pixels(match: re.Match[str]) -> str:
+    """The PNG inside an SVG, with its greys mapped from ink–paper to dark ink–paper.
+
+    Only pictures on paper are drawings in ink; coloured ones, and white on black, stay as they are.
+    """
+    with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+        pixels = np.asarray(image.convert("RGBA")).astype(float)
+    rgb, alpha = pixels[..., :3], pixels[..., 3:]
+    visible = rgb[alpha[..., 0] > 0]
+    if not visible.size or np.ptp(visible, axis=1).max() > 12 or visible.mean() < 128:
+        return match[0]
+    ink = _channels(INK).mean()
+    light = np.clip((rgb.mean(-1, keepdims=True) - ink) / (255 - ink), 0, 1)
+    dark = _channels(DARK_INK) * (1 - light) + _channels(DARK_PAPER) * light
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([dark, alpha], -1).round().astype(np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def darken(svg: str) -> str:
+    """`svg` with ink and paper of the light theme replaced by those of the dark one."""
+    svg = COLOURS.sub(lambda match: DARK[match[0].lower()], svg)
+    # What has no fill of its own is black by default, and matplotlib writes no fill where it draws black.
+    svg = svg.replace("<svg ", f'<svg fill="{DARK_INK}" ', 1)
+    return PIXELS.sub(darken_pixels, svg)
+
+
+def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
+    """Show every ink-on-paper SVG of a page by two images, of which the theme displays one.
+
+    Runs before Sphinx collects the images, so that it copies the twins like any other.
+    """
+    folder = Path(app.outdir).parent / "dark_figures"
+    page = Path(app.env.doc2path(app.env.docname)).parent
+    for image in list(doctree.findall(nodes.image)):
+        uri = image["uri"]
+        if not uri.endswith(".svg") or "://" in uri or SWITCHED & set(image["classes"]):
+            continue
+        source = Path(app.srcdir) / uri.lstrip("/") if uri.startswith("/") else page / uri
+        if not source.is_file():
+            continue  # Sphinx itself reports a missing image
+        light = source.read_text("utf-8")
+        if not COLOURS.search(light):
+            continue
+        dark = darken(light)
+        folder.mkdir(parents=True, exist_ok=True)
+        twin_file = folder / f"{hashlib.sha256(dark.encode()).hexdigest()[:16]}-dark.svg"
+        twin_file.write_text(dark, "utf-8")
+        twin = image.deepcopy()
+        twin["uri"] = "/" + Path(os.path.relpath(twin_file, app.srcdir)).as_posix()
+        # The wrapper keeps the caption from being a sibling: the theme hides captions after a hidden image.
+        wrapper = nodes.inline(classes=["light-or-dark"])
+        image.parent.replace(image, wrapper)
+        wrapper += [image, twin]
+        image["classes"].append("only-light")
+        twin["classes"].append("only-dark")
+
+
+def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Leave out of an executed notebook what is not for readers of the page.
+
+    That is papermill's cell of changed parameters, since the provenance under the chapter lists them all,
+    and the machine-readable copies of claims and provenance, which myst_nb would warn about.
+    """
+    if not app.env.doc2path(docname).endswith(".ipynb"):
+        return
+    notebook = json.loads(content[0])
+    notebook["cells"] = [
+        cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            for mime in [mime for mime in data if mime.startswith("application/vnd.vae-lab.")]:
+                del data[mime]
+    content[0] = json.dumps(notebook)
+
+
+def offer_repository(app: Sphinx, config: Config) -> None:
+    """Switch on what needs the repository's address, once `repository.url` holds one."""
+    options = config.html_theme_options
+    if not options.get("repository_url"):
+        return
+    options |= {"use_repository_button": True, "use_issues_button": True}
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+
+
+def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Correct what the theme and docutils get wrong in a page."""
+    # A list has list items; screen readers would not announce docutils' entries of a bibliography as such.
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+    # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "chapters/" in button.get("url", "") and button.get("text") in {"Binder", "Colab"}:
+                button["url"] = button["url"].replace("chapters/", "notebooks/")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", offer_repository)
+    app.connect("source-read", prepare_notebook)
+    app.connect("doctree-read", add_dark_twins, priority=400)
+    app.connect("html-page-context", mend_page, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

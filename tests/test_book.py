@@ -1,0 +1,348 @@
+"""The built book, read in headless Chromium as a visitor reads it: served from a local folder, no network.
+
+Each page is opened once in a context of its own, so that every visit is a first visit; the tests look at
+what was recorded. The browser resolves no host but the local server's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urldefrag, urljoin, urlparse
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+
+BOOK = Path(__file__).parents[1] / "book"
+CONTENTS = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
+FILES = [chapter["file"] for part in CONTENTS["parts"] for chapter in part["chapters"]]
+CHAPTERS = [file for file in FILES if file.startswith("chapters/")]
+PAGES = [CONTENTS["root"], *FILES, "search"]
+FIGURES = 'figure img, .cell_output img, img[src*="_images"]'
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and all that happened while it loaded."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are recorded in the browser."""
+
+
+@pytest.fixture(scope="module")
+def site(quick_book: Path) -> Iterator[str]:
+    """Address of the built book, served from this process."""
+    handler = functools.partial(QuietHandler, directory=str(quick_book))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    executable = next((path for path in map(shutil.which, filter(None, names)) if path), None)
+    if executable is None:
+        pytest.skip("no Chromium found: install it, or name its executable in CHROMIUM")
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    arguments = [offline, "--disable-gpu", "--disable-quic", *["--no-sandbox"] * (os.geteuid() == 0)]
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=executable, args=arguments) as browser,
+    ):
+        yield browser
+
+
+def open_page(browser: Browser, address: str) -> Visit:
+    """Open `address` in a fresh profile and wait until nothing loads any more and formulas are drawn."""
+    visit = Visit(browser.new_context(color_scheme="light").new_page())
+    page, problems = visit.page, visit.problems
+
+    def note_message(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            problems.append(f"console {message.type}: {message.text}")
+
+    def note_response(response: Response) -> None:
+        if response.status >= 400:
+            problems.append(f"status {response.status}: {response.url}")
+
+    page.on("console", note_message)
+    page.on("response", note_response)
+    page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    page.on("request", lambda request: visit.requests.append(request.url))
+    page.goto(address, wait_until="load")
+    page.evaluate("window.MathJax?.startup?.promise")
+    page.wait_for_load_state("networkidle")
+    return visit
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, site: str) -> Callable[[str], Visit]:
+    """Name of a page -> its visit, made once."""
+    return functools.cache(lambda name: open_page(browser, f"{site}{name}.html"))
+
+
+def overflow(page: Page) -> int:
+    """How far the page, rather than a box inside it, can be scrolled sideways, in pixels."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def test_every_built_page_is_tested(quick_book: Path) -> None:
+    built = {path.relative_to(quick_book).as_posix() for path in quick_book.rglob("*.html")}
+    built = {name for name in built if not name.startswith("_static/")}
+    assert built == {f"{name}.html" for name in PAGES} | {"index.html"}
+
+
+def test_the_front_door_leads_to_the_introduction(browser: Browser, site: str) -> None:
+    page, answers = browser.new_page(), []
+    page.on("response", lambda response: answers.append((response.status, response.url)))
+    page.goto(site, wait_until="commit")
+    page.wait_for_url(f"**/{CONTENTS['root']}.html")
+    page.wait_for_load_state("networkidle")
+    assert [answer for answer in answers if answer[0] >= 400] == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_loads_without_a_complaint(visit: Callable[[str], Visit], name: str) -> None:
+    """No console error or warning at a first visit, no exception, no failed request."""
+    assert visit(name).problems == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_asks_no_other_host(visit: Callable[[str], Visit], site: str, name: str) -> None:
+    requests = visit(name).requests
+    assert requests
+    assert [url for url in requests if not url.startswith((site, "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_has_an_icon(visit: Callable[[str], Visit], name: str) -> None:
+    page = visit(name).page
+    icon = page.locator('link[rel="icon"]').get_attribute("href")
+    assert icon and page.request.get(urljoin(page.url, icon)).ok
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "search"])
+def test_maths_is_rendered(visit: Callable[[str], Visit], name: str) -> None:
+    page = visit(name).page
+    formulas = page.locator(".math").count()
+    assert page.locator(".math mjx-container").count() >= formulas
+    assert page.locator("mjx-merror, merror, [data-mjx-error]").count() == 0
+    text = page.locator("article").evaluate(
+        "article => { const copy = article.cloneNode(true); copy.querySelectorAll('pre, code, mjx-container')"
+        ".forEach(node => node.remove()); return copy.textContent; }"
+    )
+    assert re.findall(r"\\[(\[]|\\begin\{|\$\$|\\(?:mu|sigma|varepsilon)\b", text) == []
+
+
+@pytest.mark.parametrize("name", [CONTENTS["root"], "notation", *CHAPTERS])
+def test_has_formulas(visit: Callable[[str], Visit], name: str) -> None:
+    assert visit(name).page.locator("mjx-container").count() > 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_images_load_and_say_what_they_show(visit: Callable[[str], Visit], name: str) -> None:
+    images = (
+        visit(name)
+        .page.locator(FIGURES)
+        .evaluate_all(
+            "async images => Promise.all(images.map(async image => { image.loading = 'eager';"
+            "await image.decode().catch(() => {}); return [image.src, image.alt, image.naturalWidth]; }))"
+        )
+    )
+    assert [source for source, alternative, _ in images if len(alternative.strip()) < 10] == []
+    assert [source for source, _, width in images if not width] == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_have_number_and_caption(visit: Callable[[str], Visit], name: str) -> None:
+    page = visit(name).page
+    images = page.locator("article img").count()
+    figures = page.locator("figure").all()
+    assert figures
+    assert page.locator("figure img").count() == images, "an image stands outside a figure"
+    captions = [figure.locator("figcaption").inner_text() for figure in figures]
+    assert [text for text in captions if not re.match(r"Figure \d+(\.\d+)* \S.{15,}", text)] == []
+    assert len({text.split()[1] for text in captions}) == len(captions), "a number is used twice"
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("name", PAGES)
+def test_does_not_scroll_sideways(visit: Callable[[str], Visit], name: str, width: int) -> None:
+    page = visit(name).page
+    before = page.viewport_size
+    page.set_viewport_size({"width": width, "height": 800})
+    excess = overflow(page)
+    page.set_viewport_size(before or {"width": 1280, "height": 720})
+    assert excess <= 0
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_dark_mode(visit: Callable[[str], Visit], name: str) -> None:
+    """The button changes theme and background, and every figure shows its dark twin, on the page's colour."""
+    page = visit(name).page
+    root, button = page.locator("html"), page.locator(".theme-switch-button:visible").first
+
+    def shown(kind: str) -> set[bool]:
+        images = page.locator(f"figure img.{kind}")
+        return set(images.evaluate_all("images => images.map(image => image.offsetWidth > 0)"))
+
+    def background() -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert root.get_attribute("data-theme") == "light"
+    assert (shown("only-light"), shown("only-dark")) == ({True}, {False})
+    light = background()
+
+    button.click()  # auto -> dark, since the system's scheme is light
+    assert root.get_attribute("data-theme") == "dark"
+    assert (shown("only-light"), shown("only-dark")) == ({False}, {True})
+    assert page.locator("figure:visible").count() == page.locator("figcaption:visible").count()
+    dark = background()
+    assert dark != light
+    colour = "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", dark)[:3])
+    twin = page.locator("figure img.only-dark").first.get_attribute("src")
+    assert twin and colour in page.request.get(urljoin(page.url, twin)).text().lower()
+
+    button.click()  # dark -> light
+    assert root.get_attribute("data-theme") == "light"
+
+
+def test_follows_a_dark_system_at_the_first_visit(browser: Browser, site: str) -> None:
+    page = browser.new_context(color_scheme="dark").new_page()
+    page.goto(f"{site}{CONTENTS['root']}.html", wait_until="commit")
+    page.wait_for_selector("article", state="attached")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.context.close()
+
+
+def test_search_finds_the_trick(browser: Browser, site: str) -> None:
+    visit = open_page(browser, f"{site}search.html?q=reparameterization")
+    visit.page.wait_for_selector("#search-results li a")
+    links = visit.page.locator("#search-results li a")
+    found = links.evaluate_all("links => links.map(link => link.pathname)")
+    assert any(path.endswith("02_reparameterization.html") for path in found)
+    assert visit.problems == []
+    visit.page.context.close()
+
+
+def test_search_box_leads_to_results(browser: Browser, site: str) -> None:
+    page = open_page(browser, f"{site}{CONTENTS['root']}.html").page
+    page.keyboard.press("Control+k")
+    page.keyboard.type("reparameterization")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li a")
+    page.context.close()
+
+
+def test_works_from_a_folder(browser: Browser, quick_book: Path) -> None:
+    """Opened as a file, without any server: formulas are drawn and the search answers."""
+    chapter = open_page(browser, (quick_book / f"{CHAPTERS[0]}.html").as_uri())
+    assert chapter.page.locator("mjx-container").count() > 0
+    search = open_page(browser, (quick_book / "search.html").as_uri() + "?q=reparameterization")
+    search.page.wait_for_selector("#search-results li a")
+    assert chapter.problems + search.problems == []
+    for opened in (chapter, search):
+        opened.page.context.close()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_ends_with_its_provenance(visit: Callable[[str], Visit], name: str) -> None:
+    footers = visit(name).page.locator("footer.vae-provenance")
+    assert footers.count() == 1
+    text = footers.inner_text()
+    assert f"papermill notebooks/{name.removeprefix('chapters/')}.ipynb" in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_claims_state_sentence_evidence_and_verdict(visit: Callable[[str], Visit], name: str) -> None:
+    claims = visit(name).page.locator(".vae-claim").all()
+    assert claims
+    for claim in claims:
+        kinds = set((claim.get_attribute("class") or "").split()) & {"vae-claim-holds", "vae-claim-fails"}
+        assert len(kinds) == 1
+        assert claim.locator(".vae-claim-sentence").inner_text().strip()
+        assert claim.locator(".vae-claim-evidence").inner_text().strip()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_shows_no_warning_or_traceback(visit: Callable[[str], Visit], name: str) -> None:
+    unwanted = ".output.stderr, .output.traceback, .tag_injected-parameters"
+    assert visit(name).page.locator(unwanted).count() == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_buttons_are_named_by_what_they_show(visit: Callable[[str], Visit], name: str) -> None:
+    """The text on a button is part of its accessible name (WCAG 2.5.3): the theme's own search button,
+    and the titles inside its colour mode button, break this."""
+    buttons = (
+        visit(name)
+        .page.locator("button[aria-label]")
+        .evaluate_all(
+            "buttons => buttons.map(button => [button.getAttribute('aria-label'), button.textContent])"
+        )
+    )
+    assert [(label, text) for label, text in buttons if " ".join(text.split()) not in label] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_boxes_that_scroll_can_be_reached_by_keyboard(visit: Callable[[str], Visit], name: str) -> None:
+    page = visit(name).page
+    boxes = page.locator("article :is(mjx-container, pre, .output, .pst-scrollable-table-container)")
+
+    def unreachable() -> list[str]:
+        return boxes.evaluate_all(
+            "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth + 1 && box.tabIndex < 0"
+            " && getComputedStyle(box).overflowX === 'auto' && !box.querySelector('a, button, [tabindex]'))"
+            ".map(box => box.outerHTML.slice(0, 120))"
+        )
+
+    page.set_viewport_size({"width": 360, "height": 800})
+    for _ in range(20):  # the page looks for such boxes a moment after a change of size
+        if not unreachable():
+            break
+        page.wait_for_timeout(100)
+    found = unreachable()
+    page.set_viewport_size({"width": 1280, "height": 720})
+    assert found == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_resolve(visit: Callable[[str], Visit], quick_book: Path, site: str, name: str) -> None:
+    """Every link to a page of the book leads to a file that exists, and to an id inside it."""
+    page = visit(name).page
+    links = page.locator("a[href]").evaluate_all("links => links.map(a => a.href)")
+    inside = {urldefrag(link) for link in links if link.startswith(site)}
+    assert inside
+    broken = []
+    for address, fragment in inside:
+        target = quick_book / (urlparse(address).path.lstrip("/") or "index.html")
+        if not target.is_file():
+            broken.append(address)
+        elif fragment and target.suffix == ".html" and f'id="{fragment}"' not in target.read_text("utf-8"):
+            broken.append(f"{address}#{fragment}")
+    assert broken == []
+
+
+def test_mentions_no_repository_until_its_address_is_set(visit: Callable[[str], Visit]) -> None:
+    address = yaml.safe_load((BOOK / "_config.yml").read_text("utf-8"))["repository"]["url"]
+    page = visit(CHAPTERS[0]).page
+    buttons = page.locator('[class*="source-repository"], [class*="source-issues"], .dropdown-launch-buttons')
+    assert (buttons.count() > 0) == bool(address)

@@ -1,0 +1,288 @@
+"""The workflow in a small checkout of its own, with notebooks that wait, fail and die on demand."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 120  # seconds, for anything that should happen soon
+
+VALUE = "import random, vae_lab\nprint(random.Random(seed).random() + vae_lab.OFFSET)"
+# Leaves the process ids of its kernel and of its runner, then waits for the test to open the gate.
+WAIT = """import os, pathlib, time
+pathlib.Path("waiting.tmp").write_text(f"{os.getpid()} {os.getppid()}")
+os.replace("waiting.tmp", "waiting")
+while not pathlib.Path("gate").exists():
+    time.sleep(0.05)"""
+
+
+class Checkout:
+    """A checkout with the project's workflow and little else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "Snakefile", folder)
+        for name in ("workflow", "profiles"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.write("requirements.lock", "")
+        self.write("vae_lab/__init__.py", "OFFSET = 1\n")
+        self.write("book/_config.yml", "title: Book\nauthor: Nobody\nexecute: {execute_notebooks: 'off'}\n")
+        self.write("book/index.md", "# Welcome\n")
+
+    def write(self, path: str, text: str) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text)
+
+    def notebooks(self, **cells: str) -> None:
+        """Writes notebooks of one code cell each (after that of the parameters), and lists them."""
+        for name, source in cells.items():
+            notebook = new_notebook(
+                cells=[  # with fixed ids, so that the same cells make the same file
+                    new_markdown_cell(f"# Chapter {name}", id="title"),
+                    new_code_cell("seed: int = 0", id="parameters", metadata={"tags": ["parameters"]}),
+                    new_code_cell(source, id="work"),
+                ],
+                metadata={
+                    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+                },
+            )
+            (self.folder / "notebooks").mkdir(exist_ok=True)
+            nbformat.write(notebook, self.folder / "notebooks" / f"{name}.ipynb")
+        chapters = [{"file": f"chapters/{name}"} for name in cells]
+        self.write("book/_toc.yml", yaml.dump({"format": "jb-book", "root": "index", "chapters": chapters}))
+        self.configure(**dict.fromkeys(cells))
+
+    def configure(self, name: str = "book", output: str = "book", **notebooks: Any) -> None:
+        config = {"name": name, "output": output, "notebooks": notebooks}
+        self.write(f"config/{name}.yaml", yaml.dump(config))
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A run in the background, killed at the end of the block if it still goes on."""
+        run = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield run
+        finally:
+            run.kill()
+            run.communicate()
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self.started(*arguments) as run:
+            _, stderr = run.communicate(timeout=PATIENCE)
+        return subprocess.CompletedProcess(run.args, run.returncode, None, stderr)
+
+    def succeeds(self, *arguments: str) -> set[str]:
+        """Runs the workflow; the notebooks that it executed."""
+        run = self.run(*arguments)
+        assert run.returncode == 0, run.stderr
+        return set(re.findall(r"^(\w+): done in", run.stderr, flags=re.MULTILINE))
+
+    def outputs(self, name: str, build: str = "book") -> list[Any]:
+        notebook = nbformat.read(self.folder / f"build/{build}/notebooks/{name}.ipynb", as_version=4)
+        return [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+
+    def executed(self, build: str = "book") -> set[str]:
+        return {path.stem for path in (self.folder / f"build/{build}/notebooks").glob("*")}
+
+    def waiting(self) -> list[psutil.Process]:
+        """Kernel and runner of the notebook that waits at the gate."""
+        eventually((self.folder / "waiting").exists)
+        return [psutil.Process(int(pid)) for pid in (self.folder / "waiting").read_text().split()]
+
+    def open_gate(self) -> None:
+        self.write("gate", "")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_runs_what_changed_and_nothing_else(checkout: Checkout) -> None:
+    checkout.notebooks(one=VALUE, two=VALUE)
+    index = checkout.folder / "book/_build/html/index.html"
+    run = checkout.run()
+    assert run.returncode == 0, run.stderr
+    assert {"one: cell 1 of 2", "one: cell 2 of 2", "two: cell 2 of 2"} <= set(run.stderr.splitlines())
+    assert checkout.executed() == {"one", "two"}
+    assert "Welcome" in index.read_text()
+    built = index.stat().st_mtime_ns
+
+    start = time.monotonic()
+    assert checkout.succeeds() == set()
+    assert time.monotonic() - start < 30
+
+    for path in checkout.folder.rglob("*"):
+        if not {"_build", "build", ".snakemake"} & set(path.parts):
+            path.touch()
+    assert checkout.succeeds() == set()
+    assert index.stat().st_mtime_ns == built, "touching a file built the book again"
+
+    checkout.write("book/index.md", "# Farewell\n")
+    assert checkout.succeeds() == set()
+    assert "Farewell" in index.read_text()
+
+    checkout.configure(one={"seed": 3}, two=None)
+    assert checkout.succeeds() == {"one"}
+    assert checkout.outputs("one")[-1] != checkout.outputs("two")[-1]
+
+    checkout.write("vae_lab/__init__.py", "OFFSET = 2\n")
+    assert checkout.succeeds() == {"one", "two"}
+    page = (checkout.folder / "book/_build/html/chapters/two.html").read_text()
+    assert checkout.outputs("two")[-1][0].text.strip() in page
+
+
+def test_parameters_keep_their_types(checkout: Checkout) -> None:
+    text = 'it\'s "quoted" {braces} $HOME'
+    values = {"seed": 1, "rate": 1e-3, "name": text, "flag": True, "some": [1, 2.5]}
+    checkout.notebooks(one="print([seed, rate, name, flag, some])")
+    checkout.configure(one=values)
+    checkout.succeeds("notebooks")
+    assert checkout.outputs("one")[-1][0].text.strip() == repr(list(values.values()))
+
+
+def test_a_killed_run_is_carried_on(checkout: Checkout) -> None:
+    checkout.notebooks(one=VALUE, two=f"{WAIT}\n{VALUE}")
+    with checkout.started("notebooks", "--cores", "2") as run:
+        orphans = checkout.waiting()
+        eventually(lambda: checkout.executed() == {"one"})
+        eventually(lambda: not list((checkout.folder / "build/book/running").glob("one.*")))
+        time.sleep(0.5)  # for Snakemake's record that it is done
+        run.send_signal(signal.SIGKILL)  # to Snakemake alone: its children go on
+    done = (checkout.folder / "build/book/notebooks/one.ipynb").stat()
+    assert checkout.executed() == {"one"}
+
+    checkout.open_gate()  # the orphans may finish now, at the same time as the next run
+    assert checkout.succeeds("notebooks") == {"two"}
+    assert (checkout.folder / "build/book/notebooks/one.ipynb").stat() == done
+    _, alive = psutil.wait_procs(orphans, timeout=10)
+    assert not alive, "the killed run left processes behind"
+    assert not list((checkout.folder / "build/book/running").iterdir())
+
+    checkout.configure(name="undisturbed", one=None, two=None)
+    assert checkout.succeeds("notebooks", "--configfile", "config/undisturbed.yaml") == {"one", "two"}
+    for name in ("one", "two"):
+        assert checkout.outputs(name) == checkout.outputs(name, build="undisturbed")
+
+
+def test_orphans_stop_by_themselves(checkout: Checkout) -> None:
+    checkout.notebooks(one=WAIT)
+    with checkout.started("notebooks") as run:
+        orphans = checkout.waiting()
+        run.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(orphans, timeout=10)
+    assert not alive
+    assert checkout.executed() == set()
+
+
+def test_failing_notebooks_are_kept_and_named_and_the_others_run(checkout: Checkout) -> None:
+    checkout.notebooks(
+        bad="raise ValueError('not this way\\nbut that way')",
+        dead="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        good=VALUE,
+        lost="import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)",
+    )
+    run = checkout.run()
+    assert run.returncode != 0
+    assert checkout.executed() == {"good"}
+    _, summary = run.stderr.split("These notebooks failed")
+    assert "bad: in cell 2, ValueError: not this way\n        but that way" in summary
+    assert "kept at build/book/failed/bad.ipynb" in summary
+    assert "dead: in cell 2, DeadKernelError: Kernel died" in summary
+    assert "kept at build/book/failed/dead.ipynb" in summary
+    assert "lost: it was interrupted, killed or out of memory" in summary
+    assert "good" not in summary
+    assert not (checkout.folder / "book/_build/html/index.html").exists()
+    kept = json.loads((checkout.folder / "build/book/failed/bad.ipynb").read_text())
+    assert any(
+        output["output_type"] == "error" for cell in kept["cells"] for output in cell.get("outputs", [])
+    )
+
+    checkout.notebooks(bad=VALUE, dead=VALUE, good=VALUE, lost=VALUE)
+    assert checkout.succeeds("notebooks") == {"bad", "dead", "lost"}
+    assert not list((checkout.folder / "build/book/failed").iterdir())
+
+
+def test_of_two_runs_at_once_one_must_wait(checkout: Checkout) -> None:
+    checkout.notebooks(one=f"{WAIT}\n{VALUE}")
+    with checkout.started("notebooks") as first:
+        checkout.waiting()
+        second = checkout.run("notebooks")
+        assert second.returncode != 0
+        assert "Another run of 'book' is at work in this checkout. Wait until it has ended" in second.stderr
+        checkout.open_gate()
+        _, stderr = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 0, stderr
+    assert checkout.succeeds("notebooks") == set()
+
+
+def test_code_that_changes_while_a_notebook_runs_is_not_taken_for_what_ran(checkout: Checkout) -> None:
+    checkout.notebooks(one=f"{VALUE}\n{WAIT}")
+    with checkout.started("notebooks") as run:
+        checkout.waiting()
+        checkout.write("vae_lab/__init__.py", "OFFSET = 2\n")
+        checkout.open_gate()
+        _, stderr = run.communicate(timeout=PATIENCE)
+    assert run.returncode != 0
+    assert "vae_lab/__init__.py changed while this ran; run again" in stderr
+    assert checkout.succeeds("notebooks") == {"one"}
+
+
+def test_a_book_with_a_warning_is_no_book(checkout: Checkout) -> None:
+    checkout.notebooks(one=VALUE)
+    index = checkout.folder / "book/_build/html/index.html"
+    page = (checkout.folder / "book/index.md").read_text()
+    checkout.write("book/index.md", f"{page}\nSee {{ref}}`nowhere` and {{doc}}`nothing`.\n")
+    for _ in range(2):  # a second try must not pass because nothing changed since the first
+        run = checkout.run()
+        assert run.returncode != 0
+        assert "nowhere" in run.stderr
+        assert "nothing" in run.stderr
+        assert "the book could not be built" in run.stderr
+        assert not index.exists()
+    checkout.write("book/index.md", page)
+    assert checkout.succeeds() == set()
+    assert index.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_interrupting_a_run_stops_it(checkout: Checkout) -> None:
+    checkout.notebooks(one=WAIT)
+    command = [sys.executable, "-m", "snakemake", "notebooks"]
+    run = subprocess.Popen(command, cwd=checkout.folder, stderr=subprocess.DEVNULL, start_new_session=True)
+    processes = checkout.waiting()
+    os.killpg(run.pid, signal.SIGINT)  # Ctrl-C
+    assert run.wait(timeout=PATIENCE) != 0
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+    assert checkout.executed() == set()
+    checkout.open_gate()
+    assert checkout.succeeds("notebooks") == {"one"}

@@ -1,0 +1,208 @@
+"""What every notebook does: validate its parameters, state its claims, and say where it came from."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import html
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import torch
+from IPython.display import display
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from .data import DATASETS
+from .noise import NOISES
+from .registry import Registry
+
+CLAIM_MIME = "application/vnd.vae-lab.claim+json"
+PROVENANCE_MIME = "application/vnd.vae-lab.provenance+json"
+
+
+def _name_in(registry: Registry[Any]) -> Any:
+    """A type for parameters that name a registered thing, including those a forker registers."""
+
+    def check(name: str) -> str:
+        registry[name]
+        return name
+
+    def list_names(schema: dict[str, Any]) -> None:
+        schema["enum"] = sorted(registry)
+
+    return Annotated[str, AfterValidator(check), Field(json_schema_extra=list_names)]
+
+
+AtLeastTwo = Annotated[int, Field(ge=2)]
+DatasetName = _name_in(DATASETS)
+NoiseName = _name_in(NOISES)
+
+
+class ParameterError(ValueError):
+    """Parameters that a notebook does not take; the message lists all problems and what is allowed."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    parameters: dict[str, Any]
+    start: float
+
+
+_run: _Run | None = None
+
+
+def check_parameters(namespace: dict[str, Any]) -> None:
+    """Validate a notebook's parameters before any compute: call it with `globals()`.
+
+    The parameters are the annotated assignments of the cell tagged `parameters`; papermill's values come
+    in a cell of their own after it. Unknown names, wrong types and values out of range raise one
+    `ParameterError` that lists them all. Values are converted to the annotated types.
+    """
+    global _run
+    annotations: dict[str, Any] = namespace.get("__annotations__", {})
+    adapters = {name: TypeAdapter(hint) for name, hint in annotations.items() if name in namespace}
+    if not adapters:
+        raise ParameterError("no annotated parameters found; write them like: epochs: PositiveInt = 20")
+    problems, values = [], {}
+    for name in _injected_names(namespace):
+        if name not in adapters:
+            nearest = difflib.get_close_matches(name, adapters, n=1, cutoff=0.0)[0]
+            problems.append(f"{name} = {namespace.get(name)!r}: no such parameter; did you mean {nearest}?")
+    for name, adapter in adapters.items():
+        try:
+            values[name] = adapter.validate_python(namespace[name])
+        except ValidationError as error:
+            reasons = "; ".join(detail["msg"] for detail in error.errors())
+            problems.append(f"{name} = {namespace[name]!r}: {reasons}")
+    if problems:
+        allowed = [f"  {name}: {describe(adapter)}" for name, adapter in adapters.items()]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        raise ParameterError(f"{count} with the parameters\n{listing}\nAllowed:\n" + "\n".join(allowed))
+    namespace.update(values)
+    _run = _Run(values, time.perf_counter())
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    """Names assigned in papermill's injected cell, which starts with the comment `# Parameters`."""
+    cells = [cell for cell in namespace.get("In", []) if cell.lstrip().startswith("# Parameters")]
+    statements = [s for cell in cells for s in ast.parse(cell).body if isinstance(s, ast.Assign)]
+    return [target.id for s in statements for target in s.targets if isinstance(target, ast.Name)]
+
+
+def describe(adapter: TypeAdapter[Any]) -> str:
+    """Allowed values in words, such as `integer > 0` or `one of 'digits', 'mnist-5k'`."""
+    return _in_words(adapter.json_schema())
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_in_words(option) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return "one of " + ", ".join(repr(v) for v in schema.get("enum", [schema.get("const")]))
+    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = " and ".join(f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema)
+    if "items" in schema:
+        return f"list of ({_in_words(schema['items'])})"
+    return f"{schema.get('type', 'any value')} {limits}".strip()
+
+
+def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
+    """Display what the reader should take away, and whether the numbers just computed support it.
+
+    `value` is the formatted number, `evidence` how it was measured and how sure it is. The output also
+    carries the claim as data, under the MIME type `CLAIM_MIME`.
+    """
+    holds = bool(holds)
+    verdict, word = ("holds", "Holds") if holds else ("fails", "Does not hold in this run")
+    text = [html.escape(part) for part in (sentence, value, evidence)]
+    page = (
+        f'<div class="vae-claim vae-claim-{verdict}"><p class="vae-claim-sentence">'
+        f'<strong class="vae-claim-verdict">{word}.</strong> {text[0]}</p>'
+        f'<p class="vae-claim-evidence"><strong>{text[1]}</strong> · {text[2]}</p></div>'
+    )
+    data = {"sentence": sentence, "value": value, "holds": holds, "evidence": evidence}
+    plain = f"[{word}] {sentence} {value} ({evidence})"
+    display({"text/html": page, "text/plain": plain, CLAIM_MIME: data}, raw=True)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a page's numbers come from."""
+
+    notebook: str
+    parameters: dict[str, Any]
+    command: str
+    commit: str
+    versions: dict[str, str]
+    machine: str
+    seconds: float
+
+
+def provenance(notebook: str) -> None:
+    """Close the page: parameters, versions, commit, machine, duration and the command that repeats it.
+
+    `notebook` is the file's name without its ending, such as `"03_vae"`. Needs `check_parameters` before.
+    """
+    if _run is None:
+        raise RuntimeError("call check_parameters(globals()) in the cell after the parameters first")
+    packages = ("vae-lab", "torch", "numpy", "pandas", "matplotlib")
+    record = Provenance(
+        notebook=notebook,
+        parameters=_run.parameters,
+        command=papermill_command(notebook, _run.parameters),
+        commit=_commit(),
+        versions={"python": platform.python_version()} | {p: _version(p) for p in packages},
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} used by torch",
+        seconds=round(time.perf_counter() - _run.start, 1),
+    )
+    terms = {
+        "Parameters": ", ".join(f"{k} = {v!r}" for k, v in record.parameters.items()),
+        "Versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+        "Commit": record.commit,
+        "Machine": record.machine,
+        "Duration": f"{record.seconds:.0f} s",
+    }
+    rows = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in terms.items())
+    page = (
+        f'<footer class="vae-provenance"><p>How to repeat this page</p>'
+        f"<pre><code>{html.escape(record.command)}</code></pre><dl>{rows}</dl></footer>"
+    )
+    plain = "\n".join([record.command, *(f"{k}: {v}" for k, v in terms.items())])
+    display({"text/html": page, "text/plain": plain, PROVENANCE_MIME: asdict(record)}, raw=True)
+
+
+def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """The one command that runs `notebook` with these parameters.
+
+    Strings go by -r, which takes them as they are; papermill would read some of them as numbers.
+    """
+    words = ["papermill", f"notebooks/{notebook}.ipynb", "out.ipynb"]
+    for name, value in parameters.items():
+        words += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+    return shlex.join(words)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The checkout's commit, marked when files differ from it."""
+    git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with uncommitted changes"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git checkout"
+    return done.stdout.strip()

@@ -1,0 +1,34 @@
+"""A dictionary of named things whose lookup error helps."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(KeyError, ValueError):
+    """A name that no registered thing has; the message gives the nearest valid one and all of them."""
+
+    # KeyError prints the repr of its argument, which would escape the quotes of a whole sentence.
+    __str__ = Exception.__str__
+
+
+class Registry(dict[str, T]):
+    """name -> thing, where asking for an unknown name raises `UnknownName`.
+
+    >>> Registry({"gaussian": 1}, kind="noise")["gausian"]
+    Traceback (most recent call last):
+    ...
+    vae_lab.registry.UnknownName: unknown noise 'gausian'; did you mean 'gaussian'? Known: gaussian
+    """
+
+    def __init__(self, *args: object, kind: str) -> None:
+        super().__init__(*args)
+        self.kind = kind
+
+    def __missing__(self, name: object) -> T:
+        nearest = difflib.get_close_matches(str(name), self, n=1, cutoff=0.0)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise UnknownName(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(sorted(self))}")

@@ -1,0 +1,237 @@
+"""The two jobs of the Snakefile: execute a notebook, build the book.
+
+Both promise that
+
+- they stop when the Snakemake that started them stops, even by SIGKILL, so that a new run is alone;
+- what lies at their destination is complete and came from sources that did not change meanwhile.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+
+class SourcesChanged(Exception):
+    """A source file was edited while a job used it."""
+
+
+def stop_with(parent: int) -> None:
+    """Ends this process within about a second of the end of its parent. Jupyter kernels do so anyway, so
+    the kernel of a notebook follows."""
+    from ipykernel.parentpoller import ParentPollerUnix
+
+    if os.getppid() != parent:
+        sys.exit("The Snakemake that started this job has ended.")
+    ParentPollerUnix(parent_pid=parent).start()
+
+
+def pages(book: Path) -> Iterator[Path]:
+    """The source files of the book: all that is neither built nor hidden."""
+    for path in book.rglob("*"):
+        parts = path.relative_to(book).parts
+        if path.is_file() and not any(part in {"_build", "__pycache__"} or part[0] == "." for part in parts):
+            yield path
+
+
+@contextmanager
+def unchanged(*sources: Path) -> Iterator[None]:
+    """Raises `SourcesChanged` if a file changes while the block runs: Snakemake takes the state at the
+    end of a job for what the job has seen."""
+    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in sources}
+    yield
+    changed = [
+        str(path)
+        for path, digest in before.items()
+        if not path.exists() or hashlib.sha256(path.read_bytes()).digest() != digest
+    ]
+    if changed:
+        raise SourcesChanged(f"{', '.join(changed)} changed while this ran; run again")
+
+
+class Narrator:
+    """Reports a notebook's progress in whole lines, readable when several notebooks run at once."""
+
+    def __init__(self, name: str, every: float = 5.0) -> None:
+        self.name, self.every, self.spoken = name, every, time.monotonic()
+        self.cell = self.cells = 0
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"{self.name}: {text}\n")
+        sys.stderr.flush()
+
+    def on_cell_execute(self, cell: Mapping[str, Any], cell_index: int) -> None:
+        self.cell += 1
+        self.say(f"cell {self.cell} of {self.cells}")
+
+    def write(self, text: str) -> None:
+        """Takes what the notebook prints and passes on its newest line now and then."""
+        lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).strip())
+        if lines[-1] and time.monotonic() - self.spoken >= self.every:
+            self.spoken = time.monotonic()
+            self.say(f"    {lines[-1][:150]}")
+
+    def flush(self) -> None: ...
+
+
+def execute(notebook: Path, package: Path, output: Path, failed: Path, parameters: dict[str, Any]) -> int:
+    """Executes `notebook` to `output`, or, if it fails, to `failed`."""
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    started, narrator = time.monotonic(), Narrator(notebook.stem)
+    # papermill saves after every cell, so its file is private until it is complete.
+    running = output.parent.parent / "running"
+    for folder in (running, output.parent, failed.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    for left in (failed, *running.glob(f"{notebook.stem}.*.ipynb")):
+        left.unlink(missing_ok=True)
+    private = running / f"{notebook.stem}.{os.getpid()}.ipynb"
+
+    try:
+        with unchanged(notebook, *package.rglob("*.py")):
+            cells = nbformat.read(notebook, as_version=4).cells
+            narrator.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in cells)
+            narrator.cells += bool(parameters)  # papermill adds a cell with them
+            papermill.execute_notebook(
+                notebook,
+                private,
+                parameters,
+                progress_bar=False,
+                on_cell_execute=narrator.on_cell_execute,
+                stdout_file=narrator,
+                stderr_file=narrator,
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks
+            )
+    except Exception as error:
+        failure = {"cell": narrator.cell, "error": type(error).__name__, "message": str(error)}
+        if isinstance(error, PapermillExecutionError):
+            failure |= {"error": error.ename, "message": error.evalue}
+        target = failed
+    else:
+        failure, target = {}, output
+
+    if not private.exists():  # failed before the first cell
+        shutil.copyfile(notebook, private)
+    executed = nbformat.read(private, as_version=4)
+    executed.metadata.setdefault("papermill", {})["output_path"] = str(target)
+    if failure:
+        executed.metadata["failure"] = failure
+    nbformat.write(executed, private)
+    os.replace(private, target)
+
+    if failure:
+        narrator.say(f"failed: {describe(failure)}")
+        return 1
+    narrator.say(f"done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def describe(failure: Mapping[str, Any]) -> str:
+    place = f"in cell {failure['cell']}, " if failure["cell"] else ""
+    message = str(failure["message"]).strip().replace("\n", "\n        ")
+    return f"{place}{failure['error']}: {message}"
+
+
+def summary(notebooks: Mapping[str, tuple[str, str]]) -> str:
+    """What went wrong, from where each notebook's (executed, failed) files lie."""
+    lines = []
+    for name, (executed, failed) in notebooks.items():
+        if Path(executed).exists():
+            continue
+        if Path(failed).exists():
+            failure = json.loads(Path(failed).read_text())["metadata"]["failure"]
+            lines += [f"  {name}: {describe(failure)}", f"      kept at {failed}"]
+        else:
+            lines += [f"  {name}: it was interrupted, killed or out of memory"]
+    if not lines:
+        return "\nAll notebooks ran; the book could not be built, for the reasons above."
+    return "\n".join(["", "These notebooks failed (the others are done):", *lines])
+
+
+def build_book(book: Path, staged: Path, output: Path, chapters: list[Path]) -> int:
+    """Builds the book from `book` and the executed `chapters`; any warning is an error."""
+    built = output / "_build"
+    unfinished, doctrees = built / ".unfinished", built / ".doctrees" / "environment.pickle"
+    # Sphinx re-reads the pages that changed. It does not notice other changes (an extension, a static
+    # file, a page that is gone) nor that its last run was cut short: then everything is built afresh.
+    others = [p for p in (book, *book.rglob("*"), Path("requirements.lock")) if p.suffix != ".md"]
+    others = [p for p in others if not {"_build", "__pycache__"} & set(p.parts)]
+    last = doctrees.stat().st_mtime if doctrees.exists() else 0.0
+    if unfinished.exists() or any(p.stat().st_mtime > last for p in others):
+        shutil.rmtree(built, ignore_errors=True)
+    built.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
+
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        with unchanged(*pages(book)):
+            for page in pages(book):
+                copy(page, staged / page.relative_to(book))
+            for chapter in chapters:
+                copy(chapter, staged / "chapters" / chapter.name)
+            sphinx(staged, output)
+    except Exception as error:
+        sys.stderr.write(f"book: {error}\n")
+        return 1
+    unfinished.unlink()
+    sys.stderr.write(f"book: {built / 'html' / 'index.html'}\n")
+    return 0
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file with its time of change, by which Sphinx knows what is new."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+
+
+def sphinx(source: Path, output: Path) -> None:
+    """Runs jupyter-book in this process, showing its warnings only, and raises if there were any."""
+    from jupyter_book.cli.main import main as jupyter_book
+
+    options = ["--path-output", str(output), "-W", "-n", "--keep-going", "--quiet"]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            jupyter_book(["build", str(source), *options], standalone_mode=False)
+        except SystemExit as stop:
+            if stop.code:
+                raise RuntimeError("there were warnings (above), and each counts as an error") from None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    jobs = parser.add_subparsers(dest="job", required=True)
+    job = jobs.add_parser("notebook", help="execute a notebook")
+    job.add_argument("notebook", type=Path)
+    job.add_argument("package", type=Path, help="folder of the code that the notebook uses")
+    job.add_argument("output", type=Path)
+    job.add_argument("failed", type=Path, help="where a failing notebook is kept")
+    job.add_argument("parameters", type=json.loads, help="a JSON object")
+    job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
+    job = jobs.add_parser("book", help="build the book")
+    job.add_argument("book", type=Path)
+    job.add_argument("staged", type=Path)
+    job.add_argument("output", type=Path)
+    job.add_argument("chapters", type=Path, nargs="+")
+    job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
+    args = vars(parser.parse_args())
+    stop_with(args.pop("parent"))
+    return {"notebook": execute, "book": build_book}[args.pop("job")](**args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
