@@ -290,8 +290,8 @@ def test_shows_no_warning_or_traceback(visit: Callable[[str], Visit], name: str)
 
 @pytest.mark.parametrize("name", PAGES)
 def test_buttons_are_named_by_what_they_show(visit: Callable[[str], Visit], name: str) -> None:
-    """The text on a button is part of its accessible name (WCAG 2.5.3): the theme's own search button,
-    and the titles inside its colour mode button, break this."""
+    """The text on a button is part of its accessible name (WCAG 2.5.3): the theme's own search button, the
+    titles inside its colour mode button and myst_nb's cells that open break this."""
     buttons = (
         visit(name)
         .page.locator("button[aria-label]")

@@ -32,7 +32,7 @@ DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
-PIXELS = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
+PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
 
 
 SWITCHED = {"only-light", "only-dark", "dark-light"}
@@ -42,23 +42,31 @@ def _channels(colour: str) -> NDArray[np.float64]:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
 
 
-def darken_pixels(match: re.Match[str]) -> str:
-    """The PNG inside an SVG, with its greys mapped from ink–paper to dark ink–paper.
+def darken_pictures(svg: str) -> str:
+    """`svg` with the grey pictures in it mapped from ink on paper to dark ink on dark paper.
 
-    Only pictures on paper are drawings in ink; coloured ones, and white on black, stay as they are.
+    All of them or none, so that the pictures of one figure stay comparable: only if together they are more
+    paper than ink. Coloured pictures stay as they are.
     """
-    with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
-        pixels = np.asarray(image.convert("RGBA")).astype(float)
-    rgb, alpha = pixels[..., :3], pixels[..., 3:]
-    visible = rgb[alpha[..., 0] > 0]
-    if not visible.size or np.ptp(visible, axis=1).max() > 12 or visible.mean() < 128:
-        return match[0]
+    grey: dict[str, NDArray[np.float64]] = {}
+    for match in PICTURE.finditer(svg):
+        with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+            pixels = np.asarray(image.convert("RGBA")).astype(float)
+        visible = pixels[pixels[..., 3] > 0][:, :3]
+        if visible.size and np.ptp(visible, axis=1).max() <= 12:
+            grey[match[0]] = pixels
+    if not grey or np.mean([pixels[..., :3].mean() for pixels in grey.values()]) < 128:
+        return svg
     ink = _channels(INK).mean()
-    light = np.clip((rgb.mean(-1, keepdims=True) - ink) / (255 - ink), 0, 1)
-    dark = _channels(DARK_INK) * (1 - light) + _channels(DARK_PAPER) * light
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([dark, alpha], -1).round().astype(np.uint8)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    for picture, pixels in grey.items():
+        light = np.clip((pixels[..., :3].mean(-1, keepdims=True) - ink) / (255 - ink), 0, 1)
+        dark = _channels(DARK_INK) * (1 - light) + _channels(DARK_PAPER) * light
+        buffer = io.BytesIO()
+        Image.fromarray(np.concatenate([dark, pixels[..., 3:]], -1).round().astype(np.uint8)).save(
+            buffer, "PNG"
+        )
+        svg = svg.replace(picture, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return svg
 
 
 def darken(svg: str) -> str:
@@ -66,7 +74,7 @@ def darken(svg: str) -> str:
     svg = COLOURS.sub(lambda match: DARK[match[0].lower()], svg)
     # What has no fill of its own is black by default, and matplotlib writes no fill where it draws black.
     svg = svg.replace("<svg ", f'<svg fill="{DARK_INK}" ', 1)
-    return PIXELS.sub(darken_pixels, svg)
+    return darken_pictures(svg)
 
 
 def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
@@ -131,9 +139,11 @@ def offer_repository(app: Sphinx, config: Config) -> None:
 
 def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Correct what the theme and docutils get wrong in a page."""
-    # A list has list items; screen readers would not announce docutils' entries of a bibliography as such.
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        # A list has list items; screen readers would not announce docutils' bibliography as a list.
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        # Cells that open and close carry a visible text, which this label would hide from screen readers.
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
     # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):

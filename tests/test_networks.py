@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch.distributions import Bernoulli, Normal
+
+from vae_lab import VAE, DiagonalNormal
+from vae_lab.networks import ACTIVATIONS, Linear
+from vae_lab.noise import Streams
+from vae_lab.registry import UnknownName
+
+
+def test_linear_equals_torchs_for_every_replica_and_shape() -> None:
+    linear = Linear(4, 3, Streams([0, 1], "weights"))
+    x = torch.randn(5, 2, 6, 4)
+    for r in range(2):
+        for n in range(5):
+            expected = torch.nn.functional.linear(x[n, r], linear.weight[r].T, linear.bias[r, 0])
+            torch.testing.assert_close(linear(x)[n, r], expected)
+    torch.testing.assert_close(linear(x[0]), linear(x)[0])
+    torch.testing.assert_close(linear(x[0, 0])[0], linear(x)[0, 0])
+    assert linear(x[:1, :, :1]).shape == (1, 2, 1, 3), "axes of length one stay"
+
+
+def test_linear_starts_like_torchs() -> None:
+    weight = Linear(400, 500, Streams([0], "weights")).weight
+    assert weight.abs().max() <= 400**-0.5
+    # Variance of a uniform on ±a is a²/3; its relative standard error here is 0.2 %.
+    assert weight.var().item() == pytest.approx(1 / 400 / 3, rel=0.01)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 6)])
+def test_shapes(likelihood: str, hidden: tuple[int, ...]) -> None:
+    vae = VAE(5, 2, hidden, likelihood, replicas=3)  # type: ignore[arg-type]
+    q = vae.encoder(torch.rand(4, 5))
+    assert isinstance(q, DiagonalNormal)
+    assert (q.batch_shape, q.event_shape) == ((3, 4), (2,))
+    p = vae.decoder(q.rsample((6,)))
+    assert (p.batch_shape, p.event_shape) == ((6, 3, 4), (5,))
+    assert isinstance(p.base_dist, Bernoulli if likelihood == "bernoulli" else Normal)  # type: ignore[attr-defined]
+    assert vae.prior.event_shape == (2,)
+    assert vae.generate(9).shape == (3, 9, 5)
+
+
+def test_equal_seeds_give_equal_weights_whatever_their_company() -> None:
+    together = VAE(5, 2, replicas=3, seed=[4, 9, 4])
+    alone = VAE(5, 2, seed=9)
+    for several, one in zip(together.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(several[1], one[0])
+        assert torch.equal(several[0], several[2])
+        assert not torch.equal(several[0], several[1])
+    assert VAE(5, 2, replicas=3, seed=4).seeds == [4, 5, 6]
+
+
+def test_replicas_do_not_mix() -> None:
+    vae = VAE(5, 2, replicas=3)
+    vae.decoder(vae.encoder(torch.rand(4, 5)).rsample()).mean[1].sum().backward()
+    for parameter in vae.parameters():
+        assert parameter.grad is not None
+        assert (parameter.grad[[0, 2]] == 0).all()
+
+
+def test_generate_is_the_same_prior_draw_for_all_replicas() -> None:
+    same = VAE(5, 2, replicas=2, seed=[1, 1]).generate(3, seed=2)
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(same, VAE(5, 2, replicas=2, seed=[1, 1]).generate(3, seed=3))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_config_makes_the_model_again(activation: str) -> None:
+    vae = VAE(5, 2, (4, 3), "gaussian", replicas=2, seed=[3, 8], activation=activation)
+    again = VAE(**vae.config)
+    assert again.config == vae.config
+    for first, second in zip(vae.parameters(), again.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_bad_arguments_say_what_was_expected() -> None:
+    with pytest.raises(ValueError, match="likelihood is one of bernoulli, gaussian, got 'poisson'"):
+        VAE(5, likelihood="poisson")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="latents is at least 1, got 0"):
+        VAE(5, latents=0)
+    with pytest.raises(ValueError, match="hidden is at least 1, got -3"):
+        VAE(5, hidden=(4, -3))
+    with pytest.raises(ValueError, match="expected 1 seed or one for each of 3 replicas, got 2"):
+        VAE(5, replicas=3, seed=[1, 2])
+    with pytest.raises(UnknownName, match="did you mean 'relu'"):
+        VAE(5, activation="rellu")

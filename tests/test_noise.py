@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_lab.noise import NOISES, Streams, TrainingNoise, noise, standard_normal
+from vae_lab.registry import UnknownName
+from vae_lab.statistics import deviation_limit, moments
+
+CONSTANT = {"none": 0.0, "ones": 1.0}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_law_has_mean_zero_and_variance_one_or_is_constant(name: str) -> None:
+    eps = NOISES[name].sample((50_000, 2), torch.Generator().manual_seed(0))
+    assert eps.shape == (50_000, 2)
+    if name in CONSTANT:
+        assert (eps == CONSTANT[name]).all()
+        return
+    limit = deviation_limit(comparisons=2 * len(NOISES))
+    measured = moments(eps.flatten().double().numpy())
+    assert abs(measured.mean) < limit * measured.mean_se
+    assert abs(measured.variance - 1) < limit * measured.variance_se + 1e-6  # a constant square has no error
+    assert measured.variance_se < 0.02
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_law_follows_its_generator_and_says_what_it_is(name: str) -> None:
+    law = NOISES[name]
+    first, second = (law.sample((4, 3), torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert law.summary.startswith("eps")
+
+
+def test_an_unknown_name_gets_the_nearest_valid_one() -> None:
+    with pytest.raises(
+        UnknownName, match="unknown noise 'gausian'; did you mean 'gaussian'\\? Known: frozen"
+    ):
+        NOISES["gausian"]
+
+
+def test_a_law_of_ones_own_joins_by_the_decorator() -> None:
+    @noise(per="batch")
+    def two(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        """eps = 2."""
+        return torch.full(tuple(shape), 2.0)
+
+    try:
+        assert NOISES["two"].per == "batch"
+        assert NOISES["two"].summary == "eps = 2."
+    finally:
+        del NOISES["two"]
+
+
+def test_forgotten_brackets_are_noticed() -> None:
+    with pytest.raises(ValueError, match="write @noise\\(\\), with brackets"):
+
+        @noise  # type: ignore[arg-type]
+        def wrong(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+            return torch.zeros(tuple(shape))
+
+
+@given(seeds=st.lists(st.integers(0, 2**40), min_size=1, max_size=5), shape=st.tuples(st.integers(1, 5)))
+def test_a_stream_depends_on_its_seed_alone(seeds: list[int], shape: tuple[int]) -> None:
+    together = Streams(seeds, "test")
+    first, second = (together.draw(standard_normal, *shape) for _ in range(2))
+    for position, seed in enumerate(seeds):
+        alone = Streams([seed], "test")
+        assert torch.equal(alone.draw(standard_normal, *shape)[0], first[position])
+        assert torch.equal(alone.draw(standard_normal, *shape)[0], second[position])
+
+
+def test_streams_of_neighbouring_seeds_and_other_purposes_are_unrelated() -> None:
+    draws = [Streams([seed], purpose).draw(standard_normal, 10_000) for seed in (0, 1) for purpose in "ab"]
+    correlation = np.corrcoef(torch.cat(draws).numpy())[np.triu_indices(4, k=1)]
+    assert np.abs(correlation).max() < deviation_limit(comparisons=6) / 100  # 1/√n, n = 10,000
+
+
+def training_noise(names: list[str], seeds: list[int], scales: list[float] | None = None) -> TrainingNoise:
+    return TrainingNoise(names, scales or [1.0] * len(names), seeds, items=10, batch_size=4, latents=3)
+
+
+def test_lifetimes() -> None:
+    @noise(per="batch")
+    def shared(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        return standard_normal(shape, generator)
+
+    try:
+        source = training_noise(["gaussian", "frozen", "shared"], [0, 0, 0])
+        forward, backward = torch.arange(10).expand(3, 10), torch.arange(9, -1, -1).expand(3, 10)
+        first, second = source.epoch(forward), source.epoch(backward)
+    finally:
+        del NOISES["shared"]
+    assert first.shape == (3, 10, 3)
+    assert not (first[0] == second[0]).any() and not (first[0] == second[0].flip(0)).any()
+    assert torch.equal(first[1], second[1].flip(0)), "frozen noise follows its item"
+    for batch in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        assert torch.equal(first[2][batch], first[2][batch][:1].expand_as(first[2][batch]))
+    assert first[2].unique(dim=0).shape[0] == 3
+
+
+def test_each_replica_has_its_own_law_scale_and_seed() -> None:
+    order = torch.arange(10).expand(4, 10)
+    mixed = training_noise(["gaussian", "none", "ones", "gaussian"], [0, 0, 1, 0], [1.0, 1.0, 0.5, 2.0])
+    eps = mixed.epoch(order)
+    assert (eps[1] == 0).all() and (eps[2] == 0.5).all()
+    assert torch.equal(2 * eps[0], eps[3]), "equal seeds give equal draws"
+    assert torch.equal(eps[:1], training_noise(["gaussian"], [0]).epoch(order[:1]))

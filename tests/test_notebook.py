@@ -1,0 +1,135 @@
+"""Parameter validation, claims and provenance, as a notebook's kernel would call them."""
+
+import shlex
+from typing import Any, Literal
+
+import pytest
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+
+from vae_lab import notebook
+from vae_lab.noise import NOISES, noise, standard_normal
+from vae_lab.notebook import AtLeastTwo, DatasetName, NoiseName, ParameterError, check_parameters, describe
+
+
+def kernel(injected: str = "", **annotated: tuple[Any, Any]) -> dict[str, Any]:
+    """A kernel's namespace after a parameters cell, (type, value) by name, and papermill's cell."""
+    values = {name: value for name, (_, value) in annotated.items()}
+    namespace: dict[str, Any] = {"In": ["", "import this", injected], "os": object(), **values}
+    exec(injected, namespace)
+    return namespace | {"__annotations__": {name: hint for name, (hint, _) in annotated.items()}}
+
+
+def test_good_parameters_pass_and_are_converted() -> None:
+    namespace = kernel("# Parameters\nrate = 1\n", epochs=(PositiveInt, 3), rate=(PositiveFloat, 0.1))
+    check_parameters(namespace)
+    assert namespace["epochs"] == 3
+    assert isinstance(namespace["rate"], float) and namespace["rate"] == 1.0
+
+
+def test_all_problems_are_listed_at_once_with_what_is_allowed() -> None:
+    injected = "# Parameters\nepoch = 5\nepochs = 'ten'\nseed = -1\ndataset = 'mnist'\n"
+    namespace = kernel(
+        injected, epochs=(PositiveInt, 3), seed=(NonNegativeInt, 0), dataset=(DatasetName, "digits")
+    )
+    with pytest.raises(ParameterError) as caught:
+        check_parameters(namespace)
+    assert str(caught.value).splitlines() == [
+        "4 problems with the parameters",
+        "  epoch = 5: no such parameter; did you mean epochs?",
+        "  epochs = 'ten': Input should be a valid integer, unable to parse string as an integer",
+        "  seed = -1: Input should be greater than or equal to 0",
+        "  dataset = 'mnist': Value error, unknown data set 'mnist'; did you mean 'mnist-5k'? "
+        "Known: digits, mnist-5k",
+        "Allowed:",
+        "  epochs: integer > 0",
+        "  seed: integer >= 0",
+        "  dataset: one of 'digits', 'mnist-5k'",
+    ]
+    assert namespace["epochs"] == "ten", "nothing is changed when something is wrong"
+
+
+def test_names_outside_the_injected_cell_are_no_parameters() -> None:
+    namespace = kernel(epochs=(PositiveInt, 3))
+    namespace["In"].append("other = 5")
+    check_parameters(namespace | {"other": 5})
+
+
+def test_a_notebook_without_parameters_is_told_how_to_write_them() -> None:
+    with pytest.raises(ParameterError, match="epochs: PositiveInt = 20"):
+        check_parameters({})
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (AtLeastTwo, "integer >= 2"),
+        (PositiveFloat, "number > 0"),
+        (Literal["a", "b"], "one of 'a', 'b'"),
+        (Literal["a"], "one of 'a'"),
+        (PositiveInt | None, "integer > 0 or null"),
+        (list[PositiveInt], "list of (integer > 0)"),
+        (bool, "boolean"),
+        (Any, "any value"),
+    ],
+)
+def test_allowed_values_in_words(hint: Any, words: str) -> None:
+    assert describe(TypeAdapter(hint)) == words
+
+
+def test_a_law_registered_later_is_an_allowed_name() -> None:
+    @noise()
+    def own(shape: Any, generator: Any) -> Any:
+        return standard_normal(shape, generator)
+
+    try:
+        assert "'own'" in describe(TypeAdapter(NoiseName))
+        check_parameters(kernel(law=(NoiseName, "own")))
+    finally:
+        del NOISES["own"]
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = []
+    monkeypatch.setattr(notebook, "display", lambda data, raw: outputs.append(data))
+    return outputs
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_claim(displayed: list[dict[str, Any]], holds: bool) -> None:
+    notebook.claim("a < b & c", "d = 1.0 [0.5, 1.5]", holds, "95% interval over <5> seeds")
+    (output,) = displayed
+    page = output["text/html"]
+    assert ("vae-claim-holds" in page, "vae-claim-fails" in page) == (holds, not holds)
+    assert "a &lt; b &amp; c" in page and "<5>" not in page
+    assert output["text/plain"].startswith("[Holds]" if holds else "[Does not hold in this run]")
+    assert output[notebook.CLAIM_MIME] == {
+        "sentence": "a < b & c",
+        "value": "d = 1.0 [0.5, 1.5]",
+        "holds": holds,
+        "evidence": "95% interval over <5> seeds",
+    }
+
+
+def test_provenance(displayed: list[dict[str, Any]]) -> None:
+    check_parameters(kernel(epochs=(PositiveInt, 3), dataset=(DatasetName, "digits")))
+    notebook.provenance("03_vae")
+    record = displayed[0][notebook.PROVENANCE_MIME]
+    assert record["parameters"] == {"epochs": 3, "dataset": "digits"}
+    assert record["command"] == "papermill notebooks/03_vae.ipynb out.ipynb -p epochs 3 -r dataset digits"
+    assert record["command"] in displayed[0]["text/html"]
+    assert record["versions"]["torch"] and record["commit"]
+    assert record["seconds"] >= 0
+
+
+def test_provenance_needs_checked_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebook, "_run", None)
+    with pytest.raises(RuntimeError, match="call check_parameters"):
+        notebook.provenance("03_vae")
+
+
+def test_the_command_survives_a_shell() -> None:
+    parameters = {"name": "it's 5", "rate": 1e-05, "on": True}
+    words = shlex.split(notebook.papermill_command("a b", parameters))
+    assert words[1] == "notebooks/a b.ipynb"
+    assert words[3:] == ["-r", "name", "it's 5", "-p", "rate", "1e-05", "-p", "on", "True"]

@@ -1,0 +1,108 @@
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+
+from vae_lab import plots
+from vae_lab.statistics import mean_interval
+
+
+@pytest.fixture(autouse=True)
+def style() -> object:
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+        plt.close("all")
+
+
+def svg(figure: plt.Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def texts(ax: plt.Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts if text.get_text()]
+
+
+def test_learning_curves_draw_mean_and_interval() -> None:
+    history = pd.DataFrame(
+        {"epoch": [1, 1, 1, 2, 2, 2], "replica": [0, 1, 2] * 2, "elbo": [1.0, 2.0, 4.0, 2.0, 3.0, 5.0]}
+    )
+    history["test_elbo"] = [np.nan] * 3 + [1.0, 2.0, 2.5]
+    ax = plots.learning_curves(history, {"elbo": "training", "test_elbo": "test"})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "test"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [7 / 3, 10 / 3])
+    assert list(ax.lines[1].get_xdata()) == [2]
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    interval = mean_interval([1.0, 2.0, 4.0])
+    np.testing.assert_allclose((band.min(), band.max()), (interval.low, mean_interval([2.0, 3.0, 5.0]).high))
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle(), "colour is not the only difference"
+
+
+def test_image_rows_place_every_image() -> None:
+    rows = {"a": torch.rand(3, 4), "b": torch.rand(3, 4)}
+    ax = plots.image_rows(rows, (2, 2))
+    picture = ax.images[0].get_array()
+    assert picture.shape == (8, 12)
+    np.testing.assert_allclose(picture[1:3, 5:7], rows["a"][1].view(2, 2))
+    np.testing.assert_allclose(picture[5:7, 9:11], rows["b"][2].view(2, 2))
+    assert picture.mask[0].all()
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_latent_map_draws_every_item_as_its_label() -> None:
+    labels = torch.tensor([0, 1, 1, 2])
+    ax = plots.latent_map(torch.randn(4, 2), labels)
+    assert [len(c.get_offsets()) for c in ax.collections] == [1, 2, 1]
+
+
+def graph(cost: torch.Tensor, **leaves: torch.Tensor) -> list[str]:
+    return texts(plots.autograd_graph(cost, leaves, plt.figure().subplots()))
+
+
+def test_autograd_graph_is_torchs() -> None:
+    mu, sigma, w = (torch.tensor(v, requires_grad=True) for v in (0.5, 1.0, 2.0))
+    q = torch.distributions.Normal(mu, sigma)
+    cut = graph((w * q.sample()) ** 2, mu=mu, sigma=sigma, w=w)
+    assert sorted(cut) == ["Mul", "Pow", "mu: no path", "not recorded", "sigma: no path", "w"]
+    whole = graph((w * q.rsample()) ** 2, mu=mu, sigma=sigma, w=w)
+    assert sorted(whole) == ["Add", "Mul", "Mul", "Pow", "mu", "not recorded", "sigma", "w"]
+
+
+def test_autograd_graph_counts_a_shared_node_once() -> None:
+    mu = torch.tensor(0.5, requires_grad=True)
+    square = mu * mu
+    assert graph(square + square.sin(), mu=mu).count("Mul") == 1
+
+
+def test_figures_use_only_the_two_inks_that_the_book_swaps_for_dark_mode() -> None:
+    figure, ax = plt.subplots()
+    ax.plot([1, 2])
+    ax.set(xlabel="x", title="t")
+    dark = {
+        to_hex(c) for c in (ax.xaxis.label.get_color(), ax.title.get_color(), *mpl.rcParams["text.color"][:0])
+    }
+    assert dark == {plots.INK}
+    assert to_hex(figure.get_facecolor()) == plots.PAPER
+    content = svg(figure)
+    assert plots.INK in content and plots.PAPER in content
+    assert "#000000" not in content
+
+
+def test_diagram_shows_the_parts_and_the_derivatives() -> None:
+    shown = texts(plots.vae_diagram())
+    for part in ("encoder", "reparameterization", "decoder", "μ", "σ", "ε", "z", "∂z/∂μ = 1", "∂z/∂σ = ε"):
+        assert shown.count(part) == 1, part
+
+
+def test_the_same_figure_has_the_same_bytes() -> None:
+    first, second = (svg(plots.vae_diagram(plt.figure().subplots()).figure) for _ in range(2))
+    assert first == second
