@@ -46,7 +46,7 @@ lint: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc --benchmark-columns=min,median,stddev,rounds
+	$(BIN)/python benchmarks/speed.py
 
 serve: book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html

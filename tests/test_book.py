@@ -6,9 +6,12 @@ what was recorded. The browser resolves no host but the local server's.
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import os
 import re
+import runpy
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ from urllib.parse import urldefrag, urljoin, urlparse
 
 import pytest
 import yaml
+from PIL import Image, ImageColor
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -223,6 +227,33 @@ def test_dark_mode(visit: Callable[[str], Visit], name: str) -> None:
 
     button.click()  # dark -> light
     assert root.get_attribute("data-theme") == "light"
+
+
+def test_dark_figures_turn_drawings_but_not_colours() -> None:
+    """Ink and paper are swapped in lines and in grey pictures; a coloured picture stays as it is."""
+    extension = runpy.run_path(str(BOOK / "extensions" / "vae_book.py"))
+    ink, paper, dark_paper = (extension[name] for name in ("INK", "PAPER", "DARK_PAPER"))
+
+    def picture(*colours: str) -> str:
+        buffer = io.BytesIO()
+        image = Image.new("RGB", (len(colours), 1))
+        for column, colour in enumerate(colours):
+            image.putpixel((column, 0), ImageColor.getcolor(colour, "RGB"))
+        image.save(buffer, "PNG")
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    drawing, heat_map = picture(paper, paper, ink), picture(paper, "#d55e00", "#0072b2")
+    lines = f'<path fill="{paper.upper()}" stroke="{ink}"/>'
+    dark = extension["darken"](
+        f'<svg xmlns="x"><image href="{drawing}"/><image href="{heat_map}"/>{lines}</svg>'
+    )
+    assert ink not in dark
+    assert paper not in dark.lower()
+    assert heat_map in dark
+    assert drawing not in dark
+    first = re.findall(r"base64,([^\"]+)", dark)[0]
+    with Image.open(io.BytesIO(base64.b64decode(first))) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == ImageColor.getcolor(dark_paper, "RGB")
 
 
 def test_follows_a_dark_system_at_the_first_visit(browser: Browser, site: str) -> None:

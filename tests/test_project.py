@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -84,16 +83,9 @@ def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:
         assert config["name"] == path.stem
         assert list(config["notebooks"]) == names, path.name
 
-    def pages(node: Any) -> list[str]:
-        if isinstance(node, list):
-            return [page for child in node for page in pages(child)]
-        if isinstance(node, dict):
-            return [node["file"]] * ("file" in node) + [p for child in node.values() for p in pages(child)]
-        return []
-
-    chapters = [
-        page for page in pages(yaml.safe_load((ROOT / "book/_toc.yml").read_text())) if "chapters/" in page
-    ]
+    contents = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
+    listed = [page["file"] for part in contents["parts"] for page in part["chapters"]]
+    chapters = [page for page in listed if page.startswith("chapters/")]
     assert chapters == [f"chapters/{name}" for name in names]
 
 
@@ -137,3 +129,20 @@ def test_the_lock_has_one_exact_version_of_all_that_the_project_asks_for() -> No
         assert canonicalize_name(requirement.name) in locked, f"{text} is not in requirements.lock"
         version = locked[canonicalize_name(requirement.name)].removeprefix("==")
         assert requirement.specifier.contains(version), f"{text} against {version}"
+
+
+def test_the_readmes_commands_and_code_are_true(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for target in re.findall(r"^    make (\w+)", readme, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    (command,) = re.findall(r"^    papermill (notebooks/.*)", readme, re.MULTILINE)
+    notebook, _, *options = command.split()
+    cells = nbformat.read(ROOT / notebook, as_version=4).cells
+    (parameters,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    for name in options[1::3]:
+        assert re.search(rf"^{name}: ", parameters, re.MULTILINE), name
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", readme):
+        assert (ROOT / path).is_file(), path
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(code.replace("epochs=150", "epochs=1"), {})
+    assert "log_likelihood" in capsys.readouterr().out
