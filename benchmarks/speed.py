@@ -109,11 +109,13 @@ def main() -> None:
         print(line + ("" if fused else f"\n    required: at least 3 -> {'met' if value >= 3 else 'MISSED'}"))
 
     images = torch.rand(60_000, 784)
-    vae = VAE(784, 20, (400,))
     products = matrix_products(60_000, 128, (784, 400, 20))
-    title = "(b) epoch of 60,000 x 784, 784-400-20-400-784, over its matrix products alone"
-    value, line = ratio(title, products, lambda: fit(vae, images, epochs=1, progress=False))
-    print(f"{line}\n    required: at most 1.7, aim 1.35 -> {'met' if value <= 1.7 else 'MISSED'}")
+    for activation in ("relu", "gelu"):
+        vae = VAE(784, 20, (400,), activation=activation)
+        title = f"(b) epoch of 60,000 x 784, 784-400-20-400-784 {activation}, over its matrix products alone"
+        value, line = ratio(title, products, lambda vae=vae: fit(vae, images, epochs=1, progress=False))
+        required = f"\n    required: at most 1.7, aim 1.35 -> {'met' if value <= 1.7 else 'MISSED'}"
+        print(line + (required if activation == "relu" else ""))
 
     seconds = statistics.median(import_seconds())
     print(f"(c) import vae_lab, beyond torch and pandas: {seconds:.3f} s")

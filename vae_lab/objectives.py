@@ -61,18 +61,17 @@ def check_items(vae: VAE, x: Tensor) -> None:
             f"this VAE has features={vae.features}, but the items have {x.shape[1]}; "
             f"make it with VAE(features={x.shape[1]}, …) or flatten the items"
         )
-    bad = (~x.isfinite()).any(1).nonzero()
-    if len(bad):
+    low, high = x.aminmax()  # one pass; NaN and infinity come through
+    if not (low.isfinite() and high.isfinite()):
+        bad = (~x.isfinite()).any(1).nonzero()
         raise ValueError(
             f"the data hold NaN or infinity in {len(bad)} items, the first is item {int(bad[0])}"
         )
-    if vae.likelihood == "bernoulli":
-        low, high = x.aminmax()
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; "
-                "rescale the data, or use likelihood='gaussian'"
-            )
+    if vae.likelihood == "bernoulli" and (low < 0 or high > 1):
+        raise ValueError(
+            f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; "
+            "rescale the data, or use likelihood='gaussian'"
+        )
 
 
 @torch.no_grad()

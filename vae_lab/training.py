@@ -110,11 +110,12 @@ def fit(
             if dynamic:
                 x = (pixel_streams.draw(standard_uniform, *x.shape[1:]) < x).to(x.dtype)
             terms = elbo(vae, x, eps[:, batch])
+            objective = terms.weighted(weight)
             optimizer.zero_grad()
-            # The sum over replicas keeps each one's gradient its own.
-            (-terms.weighted(weight).mean(-1).sum()).backward()
+            # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
+            objective.backward(torch.full_like(objective, -1 / objective.shape[-1]))
             optimizer.step()
-            totals += torch.stack(terms).detach().sum(-1)
+            totals += torch.stack([term.detach().sum(-1) for term in terms])
         reconstruction, kl = (totals / items).double().cpu()
         finite = (reconstruction - kl).isfinite()
         if not finite.all():
