@@ -43,7 +43,7 @@ def use_style() -> None:
             "axes.spines.right": False,
             "axes.titlesize": "medium",
             "figure.constrained_layout.use": True,
-            "figure.figsize": (7, 3.2),
+            "figure.figsize": (6, 3),
             "font.size": 11,
             "grid.color": FAINT,
             "image.cmap": "gray_r",
@@ -105,8 +105,7 @@ def latent_map(mu: Tensor, labels: Tensor, ax: Axes | None = None) -> Axes:
     """
     ax = ax or plt.gca()
     points, classes = np.asarray(mu), np.asarray(labels)
-    colors = plt.get_cmap("turbo")(np.linspace(0.08, 0.92, classes.max() + 1))
-    for k, color in enumerate(colors):
+    for k, color in zip(np.unique(classes), cycle(mpl.color_sequences["tab10"]), strict=False):
         chosen = classes == k
         ax.scatter(points[chosen, 0], points[chosen, 1], s=26, color=color, marker=f"${k}$", linewidths=0.3)
     ax.set(xlabel="z₁", ylabel="z₂", aspect="equal")
