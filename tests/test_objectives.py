@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vae_lab import VAE, elbo, evaluate
-from vae_lab.objectives import Terms, check_items
+from vae_lab.objectives import Terms, as_items
 
 
 def test_samples_are_averaged() -> None:
@@ -104,13 +104,21 @@ def test_evaluation_does_not_depend_on_the_noise_that_was_trained_with() -> None
 )
 def test_data_that_do_not_fit_are_refused(x: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_items(VAE(5, 2), x)
+        as_items(VAE(5, 2), x)
     with pytest.raises(ValueError, match=message):
         evaluate(VAE(5, 2), x)
 
 
 def test_a_normal_likelihood_takes_any_finite_value() -> None:
-    check_items(VAE(5, 2, likelihood="gaussian"), 7 * torch.randn(4, 5))
+    as_items(VAE(5, 2, likelihood="gaussian"), 7 * torch.randn(4, 5))
+
+
+def test_items_take_the_models_precision() -> None:
+    x = torch.rand(4, 5, dtype=torch.float64).round()
+    assert as_items(VAE(5, 2), x).dtype == torch.float32
+    single, double = evaluate(VAE(5, 2), x), evaluate(VAE(5, 2).double(), x.float())
+    assert single["kl"][0] == pytest.approx(double["kl"][0], rel=1e-5)
+    assert single["kl"][0] != double["kl"][0]
 
 
 def test_importance_samples_are_positive() -> None:

@@ -1,6 +1,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -215,6 +216,17 @@ def test_load_refuses_what_save_did_not_write(tmp_path: Path) -> None:
             training.load(path)
     with pytest.raises(FileNotFoundError, match="no model file"):
         training.load(tmp_path / "missing")
+
+
+def test_trains_in_the_precision_of_the_model_whatever_that_of_the_data() -> None:
+    single, double = VAE(64, 4, (16,)), VAE(64, 4, (16,)).double()
+    histories = [
+        fit(vae, x, epochs=2, seed=np.int64(3), beta=np.float32(1), progress=False)  # type: ignore[arg-type]
+        for vae, x in ((single, DIGITS.train[:200].double()), (double, DIGITS.train[:200]))
+    ]
+    assert next(single.parameters()).dtype == torch.float32
+    assert next(double.parameters()).dtype == torch.float64
+    np.testing.assert_allclose(histories[0]["elbo"], histories[1]["elbo"], rtol=1e-5)
 
 
 def test_progress_is_shown_only_when_wanted(capsys: pytest.CaptureFixture[str]) -> None:

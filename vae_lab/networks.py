@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
@@ -32,8 +33,8 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 
 def replica_seeds(seed: int | Sequence[int], replicas: int) -> list[int]:
     """One seed per replica: `seed, seed + 1, …` for an integer, or the given ones."""
-    if isinstance(seed, int):
-        return list(range(seed, seed + replicas))
+    if isinstance(seed, int | np.integer):
+        return list(range(int(seed), int(seed) + replicas))
     if len(seed) != replicas:
         raise ValueError(f"expected 1 seed or one for each of {replicas} replicas, got {len(seed)}")
     return [int(s) for s in seed]

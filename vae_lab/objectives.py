@@ -52,8 +52,11 @@ def elbo(vae: VAE, x: Tensor, eps: Tensor | None = None) -> Terms:
     return Terms(reconstruction, kl_divergence(q, vae.prior))
 
 
-def check_items(vae: VAE, x: Tensor) -> None:
-    """Raise a ValueError that says what is wrong if `x` (items, D) cannot be modelled by `vae`."""
+def as_items(vae: VAE, x: Tensor) -> Tensor:
+    """Items `x` (items, D) in the precision and on the device of `vae`.
+
+    Raises a ValueError that says what is wrong if they cannot be modelled by `vae`.
+    """
     if x.ndim != 2 or x.shape[0] == 0 or not x.is_floating_point():
         raise ValueError(f"expected a float tensor (items, {vae.features}), got {x.dtype} {tuple(x.shape)}")
     if x.shape[1] != vae.features:
@@ -72,6 +75,7 @@ def check_items(vae: VAE, x: Tensor) -> None:
             f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; "
             "rescale the data, or use likelihood='gaussian'"
         )
+    return x.to(vae.prior.mu)
 
 
 @torch.no_grad()
@@ -84,7 +88,7 @@ def evaluate(vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0) 
     over the same `importance_samples` that give `log_likelihood`, the importance-weighted bound.
     Source: burda2016importance.
     """
-    check_items(vae, x)
+    x = as_items(vae, x)
     if importance_samples < 1:
         raise ValueError(f"importance_samples is at least 1, got {importance_samples}")
     generator = Generator(x.device).manual_seed(seed)
@@ -98,7 +102,7 @@ def evaluate(vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0) 
         log_weight = torch.full_like(reconstruction, -math.inf)
         for start in range(0, importance_samples, samples):
             n = min(samples, importance_samples - start)
-            eps = torch.randn(n, *q.mu.shape[1:], generator=generator, device=x.device)
+            eps = torch.randn(n, *q.mu.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
             # The same eps for every replica: their differences are then those of the models.
             z = q.reparameterize(eps.unsqueeze(1))
             log_x = vae.decoder(z).log_prob(items)

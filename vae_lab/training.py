@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,14 +21,14 @@ from tqdm import tqdm
 from .data import Dataset
 from .networks import VAE, replica_seeds
 from .noise import NOISES, Streams, TrainingNoise, standard_uniform
-from .objectives import check_items, elbo, evaluate
+from .objectives import as_items, elbo, evaluate
 
 T = TypeVar("T", str, float)
 
 
 def _per_replica(name: str, value: T | Sequence[T], replicas: int) -> list[T]:
     """One value per replica from a single one or a sequence of them."""
-    values = [value] * replicas if isinstance(value, str | float | int) else list(value)
+    values = [value] * replicas if isinstance(value, str | float | int | np.generic) else list(value)
     if len(values) != replicas:
         raise ValueError(
             f"{name}: expected 1 value or one for each of {replicas} replicas, got {len(values)}"
@@ -69,9 +70,8 @@ def fit(
     FloatingPointError naming epoch, replica and setting when a loss is no longer finite.
     Source: kingma2015adam for the optimiser.
     """
-    train = data.train if isinstance(data, Dataset) else data
+    train = as_items(vae, data.train if isinstance(data, Dataset) else data)
     dynamic = isinstance(data, Dataset) and data.binarize == "dynamic"
-    check_items(vae, train)
     if epochs < 1 or batch_size < 1 or not learning_rate > 0:
         raise ValueError(
             "epochs and batch_size are at least 1 and learning_rate is positive, "
@@ -101,7 +101,7 @@ def fit(
     bar = tqdm(range(1, epochs + 1), "training", unit="epoch", disable=not progress, mininterval=1.0)
     for epoch in bar:
         order = order_streams.draw(_permutation, items)
-        eps = eps_source.epoch(order)
+        eps = eps_source.epoch(order).to(train)
         totals = torch.zeros(2, vae.replicas, device=device)
         for first in range(0, items, batch_size):
             batch = slice(first, first + batch_size)
