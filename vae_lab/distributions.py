@@ -22,6 +22,7 @@ def reparameterize(mu: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
     Shapes: `mu`, `sigma` (*batch, Z) and `eps` (..., *batch, Z) broadcast; the result has their
     broadcast shape. `sigma` is the standard deviation, not its logarithm and not the variance.
 
+    >>> import torch
     >>> reparameterize(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(0.5))
     tensor(2.)
     """
@@ -35,6 +36,7 @@ class DiagonalNormal(Independent):
     `torch.distributions.Independent(Normal)`, so `log_prob`, `rsample` and `kl_divergence` are torch's.
     The logarithm is what a network can output freely: any real number gives sigma > 0.
 
+    >>> import torch
     >>> q = DiagonalNormal(torch.zeros(5, 2), torch.zeros(5, 2))
     >>> q.reparameterize(torch.ones(5, 2)).shape
     torch.Size([5, 2])
