@@ -1,4 +1,4 @@
-# Every target makes what it needs, from a bare Python 3.11 or newer: `make book`.
+# Every target makes what it needs, from a bare Python 3.11 to 3.13: `make book`.
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -22,8 +22,8 @@ help:
 venv: $(READY)
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo 'vae_lab needs Python 3.11 or newer, and $(PYTHON) is not. Name another one: make PYTHON=python3.12 ...' >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo 'vae_lab needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not. Name another one: make PYTHON=python3.12 ...' >&2; \
 		exit 1; }
 	@echo 'Installing the packages of requirements.lock into $(VENV) (a few minutes) ...'
 	@$(PYTHON) -m venv $(VENV)

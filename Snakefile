@@ -25,6 +25,9 @@ if "name" not in config:
     configfile: "config/book.yaml"
 
 
+if missing := {"name", "output", "notebooks"} - set(config):
+    raise WorkflowError(f"The configuration lacks {', '.join(sorted(missing))}; config/book.yaml shows all keys.")
+
 NAME, OUTPUT = config["name"], config["output"]
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
 EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"

@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     executable = next((path for path in map(shutil.which, filter(None, names)) if path), None)
     if executable is None:
-        pytest.skip("no Chromium found: install it, or name its executable in CHROMIUM")
+        pytest.fail("no Chromium found: install it, or name its executable in CHROMIUM")
     offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     arguments = [offline, "--disable-gpu", "--disable-quic", *["--no-sandbox"] * (os.geteuid() == 0)]
     with (

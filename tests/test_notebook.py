@@ -48,6 +48,11 @@ def test_all_problems_are_listed_at_once_with_what_is_allowed() -> None:
     assert namespace["epochs"] == "ten", "nothing is changed when something is wrong"
 
 
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(ParameterError, match="epochs = True: expected integer > 0, not a truth value"):
+        check_parameters(kernel(epochs=(PositiveInt, True)))
+
+
 def test_names_outside_the_injected_cell_are_no_parameters() -> None:
     namespace = kernel(epochs=(PositiveInt, 3))
     namespace["In"].append("other = 5")
@@ -129,7 +134,19 @@ def test_provenance_needs_checked_parameters(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_command_survives_a_shell() -> None:
-    parameters = {"name": "it's 5", "rate": 1e-05, "on": True}
+    parameters = {"name": "it's 5", "rate": 1e-05, "on": True, "widths": [8, 4]}
     words = shlex.split(notebook.papermill_command("a b", parameters))
     assert words[1] == "notebooks/a b.ipynb"
-    assert words[3:] == ["-r", "name", "it's 5", "-p", "rate", "1e-05", "-p", "on", "True"]
+    assert words[3:] == [
+        "-r",
+        "name",
+        "it's 5",
+        "-p",
+        "rate",
+        "1e-05",
+        "-p",
+        "on",
+        "True",
+        "-y",
+        "widths: [8, 4]",
+    ]

@@ -85,10 +85,13 @@ def test_evaluation_does_not_depend_on_the_noise_that_was_trained_with() -> None
     vae, x = VAE(5, 2), torch.rand(20, 5).round()
     with torch.no_grad():
         vae.encoder.stack.layers[-1].bias[..., 2:] = 2.0  # a large sigma, which dropped eps would hide
+        vae.decoder.stack.layers[0].weight.mul_(10)  # a decoder that heeds its code
     wide = evaluate(vae, x).iloc[0]
     with torch.no_grad():
-        vae.encoder.stack.layers[-1].bias[..., 2:] = 0.0
-    assert wide["kl"] > evaluate(vae, x).iloc[0]["kl"] + 2
+        vae.encoder.stack.layers[-1].bias[..., 2:] = -20.0
+    narrow = evaluate(vae, x).iloc[0]
+    assert wide["kl"] != narrow["kl"]
+    assert wide["reconstruction"] < narrow["reconstruction"], "eps reaches the decoder"
 
 
 @pytest.mark.parametrize(

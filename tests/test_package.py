@@ -5,6 +5,8 @@ import vae_lab
 
 
 def test_the_top_level_names_are_the_promised_ones() -> None:
+    names = "DiagonalNormal NOISES VAE elbo evaluate fit load noise reparameterize"
+    assert sorted(vae_lab.__all__) == sorted(names.split())
     for name in vae_lab.__all__:
         assert getattr(vae_lab, name).__module__.startswith("vae_lab") or name == "NOISES"
     assert vae_lab.noise.__name__ == "noise" and callable(vae_lab.noise)

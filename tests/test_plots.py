@@ -49,6 +49,12 @@ def test_learning_curves_draw_mean_and_interval() -> None:
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle(), "colour is not the only difference"
 
 
+def test_a_single_replica_has_a_line_and_no_band() -> None:
+    history = pd.DataFrame({"epoch": [1, 2], "replica": [0, 0], "elbo": [1.0, 2.0]})
+    ax = plots.learning_curves(history, {"elbo": "training"})
+    assert len(ax.lines) == 1 and not ax.collections
+
+
 def test_image_rows_place_every_image() -> None:
     rows = {"a": torch.rand(3, 4), "b": torch.rand(3, 4)}
     ax = plots.image_rows(rows, (2, 2))

@@ -91,7 +91,7 @@ def test_history_is_the_mean_over_items_not_over_batches() -> None:
 
 
 def test_learns_digits_from_a_tensor_and_from_a_data_set() -> None:
-    """Both beat the best model without a code (independent pixels), by more than the spread over seeds."""
+    """Both beat the independent pixels, by more than the spread over seeds."""
     frequency = DIGITS.train.mean(0).clamp(1e-3, 1 - 1e-3)
     pixels = torch.distributions.Bernoulli(frequency).log_prob(DIGITS.test).sum(-1).mean().item()
     for data in (DIGITS, DIGITS.train):
@@ -136,6 +136,12 @@ def test_without_noise_the_report_is_better_and_the_honest_score_worse() -> None
         ({"epochs": 0}, ValueError, "epochs and batch_size are at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate is positive, got .*learning_rate=-1.0"),
+        ({"learning_rate": float("inf")}, ValueError, "learning_rate=inf"),
+        ({"test_every": -1}, ValueError, "test_every=-1"),
+        ({"beta": float("nan")}, ValueError, "beta is finite and not negative, got"),
+        ({"noise_scale": -1.0}, ValueError, "noise_scale is finite and not negative"),
+        ({"seed": -1}, ValueError, "seeds are not negative"),
+        ({"data": np.zeros((9, 64))}, ValueError, "got ndarray; torch.as_tensor converts"),
         ({"data": torch.rand(9, 64), "test_every": 1}, ValueError, "test_every needs a Dataset"),
         ({"data": torch.rand(9, 63)}, ValueError, "features=64, but the items have 63"),
         ({"data": torch.full((9, 64), 1.5)}, ValueError, "a Bernoulli likelihood needs values in"),
@@ -161,6 +167,11 @@ def test_a_loss_that_is_not_finite_names_epoch_replica_and_setting() -> None:
         assert part in str(caught.value)
 
 
+def test_weights_that_the_last_step_ruins_are_noticed() -> None:
+    with pytest.raises(FloatingPointError, match="epoch 1, replica 0"):
+        fit(VAE(64, 4, (16,)), small(), epochs=1, batch_size=200, learning_rate=1e39, progress=False)
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     path = tmp_path / "a model.safetensors"
     vae = VAE(64, 4, (16,), "gaussian", replicas=2, seed=[4, 2])
@@ -171,6 +182,10 @@ def test_save_and_load(tmp_path: Path) -> None:
     for name, value in vae.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    training.save(VAE(64, np.int64(4), (np.int64(8),)).double(), path)  # type: ignore[arg-type]
+    assert next(training.load(path).parameters()).dtype == torch.float64
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        training.save(vae, tmp_path / "missing" / "model.safetensors")
 
 
 def test_a_failing_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ def test_failing_notebooks_are_kept_and_named_and_the_others_run(checkout: Check
     assert "kept at build/book/failed/bad.ipynb" in summary
     assert "dead: in cell 2, DeadKernelError: Kernel died" in summary
     assert "kept at build/book/failed/dead.ipynb" in summary
-    assert "lost: it was interrupted, killed or out of memory" in summary
+    assert "lost: interrupted, killed, out of memory, or not asked for" in summary
     assert "good" not in summary
     assert not (checkout.folder / "book/_build/html/index.html").exists()
     kept = json.loads((checkout.folder / "build/book/failed/bad.ipynb").read_text())

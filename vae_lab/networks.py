@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,10 +35,14 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 def replica_seeds(seed: int | Sequence[int], replicas: int) -> list[int]:
     """One seed per replica: `seed, seed + 1, …` for an integer, or the given ones."""
     if isinstance(seed, int | np.integer):
-        return list(range(int(seed), int(seed) + replicas))
-    if len(seed) != replicas:
-        raise ValueError(f"expected 1 seed or one for each of {replicas} replicas, got {len(seed)}")
-    return [int(s) for s in seed]
+        seeds = list(range(index(seed), index(seed) + replicas))
+    else:
+        seeds = [index(s) for s in seed]
+    if len(seeds) != replicas:
+        raise ValueError(f"expected 1 seed or one for each of {replicas} replicas, got {len(seeds)}")
+    if min(seeds) < 0:
+        raise ValueError(f"seeds are not negative, got {seeds}")
+    return seeds
 
 
 class Linear(nn.Module):
@@ -140,6 +145,9 @@ class VAE(nn.Module):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
+        # Plain integers: numpy's would train and then not be saved.
+        features, latents, replicas = index(features), index(latents), index(replicas)
+        hidden = tuple(map(index, hidden))
         if likelihood not in get_args(Likelihood):
             raise ValueError(f"likelihood is one of {', '.join(get_args(Likelihood))}, got {likelihood!r}")
         sizes = {
@@ -151,12 +159,12 @@ class VAE(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is at least 1, got {size}")
-        self.features, self.latents, self.hidden = features, latents, tuple(hidden)
+        self.features, self.latents, self.hidden = features, latents, hidden
         self.likelihood, self.replicas, self.activation = likelihood, replicas, activation
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
         self.encoder = Encoder([features, *hidden, 2 * latents], activation, streams)
-        self.decoder = Decoder([latents, *reversed(self.hidden), features], activation, streams, likelihood)
+        self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor
 
@@ -173,6 +181,10 @@ class VAE(nn.Module):
 
     def generate(self, n: int, seed: int = 0) -> Tensor:
         """Means of p(x|z) for `n` draws of z from the prior, the same for all replicas: (R, n, features)."""
-        z = Streams([seed], "prior", self._origin.device).draw(standard_normal, n, self.latents)
+        z = (
+            Streams([seed], "prior", self._origin.device)
+            .draw(standard_normal, n, self.latents)
+            .to(self._origin)
+        )
         with torch.no_grad():
             return self.decoder(z).mean

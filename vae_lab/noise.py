@@ -123,8 +123,8 @@ class Streams:
 
 def _generator(seed: int, purpose: str, device: torch.device | str) -> Generator:
     # SeedSequence turns neighbouring seeds and different purposes into unrelated states.
-    state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(2)
-    return Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)  # 32 bits: torch's own size
+    return Generator(device).manual_seed(int(state[0]))
 
 
 class TrainingNoise:
@@ -169,5 +169,5 @@ class TrainingNoise:
                 drawn = drawn.repeat_interleave(self.batch_size, dim=1)[:, : self.items]
             else:
                 drawn = streams.draw(law.sample, self.items, self.latents)
-            eps[members] = drawn
+            eps[members] = drawn.to(eps)
         return eps.mul_(self.scales)

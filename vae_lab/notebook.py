@@ -6,6 +6,7 @@ import ast
 import difflib
 import html
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -40,7 +42,8 @@ def _name_in(registry: Registry[Any]) -> Any:
     return Annotated[str, AfterValidator(check), Field(json_schema_extra=list_names)]
 
 
-AtLeastTwo = Annotated[int, Field(ge=2)]
+AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
+LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
 DatasetName = _name_in(DATASETS)
 NoiseName = _name_in(NOISES)
 
@@ -76,6 +79,9 @@ def check_parameters(namespace: dict[str, Any]) -> None:
             nearest = difflib.get_close_matches(name, adapters, n=1, cutoff=0.0)[0]
             problems.append(f"{name} = {namespace.get(name)!r}: no such parameter; did you mean {nearest}?")
     for name, adapter in adapters.items():
+        if isinstance(namespace[name], bool) and "boolean" not in describe(adapter):
+            problems.append(f"{name} = {namespace[name]}: expected {describe(adapter)}, not a truth value")
+            continue
         try:
             values[name] = adapter.validate_python(namespace[name])
         except ValidationError as error:
@@ -92,7 +98,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
 
 def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
     """Names assigned in papermill's injected cell, which starts with the comment `# Parameters`."""
-    cells = [cell for cell in namespace.get("In", []) if cell.lstrip().startswith("# Parameters")]
+    cells = [cell for cell in namespace.get("In", []) if cell.split("\n", 1)[0].strip() == "# Parameters"]
     statements = [s for cell in cells for s in ast.parse(cell).body if isinstance(s, ast.Assign)]
     return [target.id for s in statements for target in s.targets if isinstance(target, ast.Name)]
 
@@ -183,11 +189,17 @@ def provenance(notebook: str) -> None:
 def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:
     """The one command that runs `notebook` with these parameters.
 
-    Strings go by -r, which takes them as they are; papermill would read some of them as numbers.
+    Strings go by -r, which takes them as they are; papermill would read some of them as numbers. Lists and
+    the like go by -y, as YAML.
     """
     words = ["papermill", f"notebooks/{notebook}.ipynb", "out.ipynb"]
     for name, value in parameters.items():
-        words += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+        if isinstance(value, str):
+            words += ["-r", name, value]
+        elif isinstance(value, int | float):
+            words += ["-p", name, str(value)]
+        else:
+            words += ["-y", f"{name}: {json.dumps(value)}"]
     return shlex.join(words)
 
 
@@ -200,7 +212,16 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The checkout's commit, marked when files differ from it."""
-    git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with uncommitted changes"]
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--exclude=*",
+        "--dirty=, with uncommitted changes",
+    ]
     try:
         done = subprocess.run(git, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -5,7 +5,7 @@ For q(z|x) = N(mu, sigma²) and the prior p(z) = N(0, I)
     ELBO(x) = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)) ≤ log p(x).
 
 The first term is estimated with reparameterized samples, the second is closed. The importance-weighted
-bound log 1/K Σ_k p(x, z_k) / q(z_k|x) lies between the ELBO and log p(x) and tightens with K.
+bound E[log 1/K Σ_k p(x, z_k) / q(z_k|x)] lies between the ELBO and log p(x) and tightens with K.
 Sources: kingma2014auto, higgins2017beta, burda2016importance. All values are nats per item.
 """
 
@@ -57,6 +57,11 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
 
     Raises a ValueError that says what is wrong if they cannot be modelled by `vae`.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"expected a float tensor (items, {vae.features}), got {type(x).__name__}; "
+            "torch.as_tensor converts an array, and a Dataset has .train and .test"
+        )
     if x.ndim != 2 or x.shape[0] == 0 or not x.is_floating_point():
         raise ValueError(f"expected a float tensor (items, {vae.features}), got {x.dtype} {tuple(x.shape)}")
     if x.shape[1] != vae.features:
@@ -64,6 +69,7 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
             f"this VAE has features={vae.features}, but the items have {x.shape[1]}; "
             f"make it with VAE(features={x.shape[1]}, …) or flatten the items"
         )
+    x = x.to(vae.prior.mu)
     low, high = x.aminmax()  # one pass; NaN and infinity come through
     if not (low.isfinite() and high.isfinite()):
         bad = (~x.isfinite()).any(1).nonzero()
@@ -75,7 +81,7 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
             f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; "
             "rescale the data, or use likelihood='gaussian'"
         )
-    return x.to(vae.prior.mu)
+    return x
 
 
 @torch.no_grad()
@@ -91,7 +97,7 @@ def evaluate(vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0) 
     x = as_items(vae, x)
     if importance_samples < 1:
         raise ValueError(f"importance_samples is at least 1, got {importance_samples}")
-    generator = Generator(x.device).manual_seed(seed)
+    generator = Generator(x.device).manual_seed(int(seed))
     totals = torch.zeros(3, vae.replicas, dtype=torch.float64, device=x.device)
     # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
     # depend on the number of replicas, so that a replica draws the same eps in any company.

@@ -1,8 +1,8 @@
 """Figures: from tidy frames and tensors to matplotlib Axes, in one style.
 
 Figures are drawn with `INK` on `PAPER`, as vector graphics. The book swaps exactly these two colours for
-its dark mode, so anything else that is drawn must read on both backgrounds. Colours are those of Okabe
-and Ito, safe for colour-blind readers, and never carry a meaning alone: lines differ in style too.
+its dark mode, so anything else that is drawn must read on both backgrounds. Lines take the colours
+of Okabe and Ito, safe for colour-blind readers, and differ in style too.
 """
 
 from __future__ import annotations
@@ -67,15 +67,16 @@ def learning_curves(history: pd.DataFrame, columns: Mapping[str, str], ax: Axes 
     """Mean over replicas by epoch, with the 95% t interval as a band.
 
     `history` is what `fit` returns; `columns` maps its columns to labels. Rows without a value (epochs
-    that were not scored) are left out.
+    that were not scored) are left out. A single replica has no band.
     """
     ax = ax or plt.gca()
     for (column, label), color, line in zip(columns.items(), cycle(PALETTE), cycle(LINES), strict=False):
         by_epoch = history.dropna(subset=column).groupby("epoch")[column]
-        band = np.array([mean_interval(values) for _, values in by_epoch])
-        epochs = np.array(list(by_epoch.groups))
-        ax.plot(epochs, band[:, 0], color=color, linestyle=line, label=label)
-        ax.fill_between(epochs, band[:, 1], band[:, 2], color=color, alpha=0.25, linewidth=0)
+        mean = by_epoch.mean()
+        ax.plot(mean.index, mean, color=color, linestyle=line, label=label)
+        if by_epoch.size().min() > 1:
+            band = np.array([mean_interval(values) for _, values in by_epoch])
+            ax.fill_between(mean.index, band[:, 1], band[:, 2], color=color, alpha=0.25, linewidth=0)
     ax.set(xlabel="epoch", ylabel="nats per item")
     ax.legend()
     return ax

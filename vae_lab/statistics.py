@@ -51,7 +51,7 @@ def moments(values: ArrayLike) -> Moments:
     """Mean and unbiased variance of independent `values` (n,), with standard errors.
 
     The variance's standard error comes from the fourth central moment m4, √((m4 − variance²) / n), and
-    so holds for values that are far from normal.
+    so holds for values that are not normal; the heavier their tails, the more of them it takes.
     """
     values = np.asarray(values, dtype=float)
     n, centred = len(values), values - values.mean()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,24 +66,32 @@ def fit(
     scored, `test_elbo`. The bounds are means over the epoch's items in nats, with the noise that was
     trained with and beta = 1, as seen by the weights on their way; `seconds` counts from the start.
 
+    Training can go on by another call, with a fresh optimiser and epochs counted from 1; give it another
+    `seed`, or it repeats the order and the noise of the first.
+
     Raises ValueError or KeyError before any compute for data or settings that do not fit, and
     FloatingPointError naming epoch, replica and setting when a loss is no longer finite.
     Source: kingma2015adam for the optimiser.
     """
     train = as_items(vae, data.train if isinstance(data, Dataset) else data)
     dynamic = isinstance(data, Dataset) and data.binarize == "dynamic"
-    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
+    if epochs < 1 or batch_size < 1 or test_every < 0 or not 0 < learning_rate < math.inf:
         raise ValueError(
-            "epochs and batch_size are at least 1 and learning_rate is positive, "
-            f"got epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}"
+            "epochs and batch_size are at least 1, test_every at least 0 and learning_rate is positive, "
+            f"got {epochs=}, {batch_size=}, {test_every=}, {learning_rate=}"
         )
-    if test_every and not isinstance(data, Dataset):
-        raise ValueError("test_every needs a Dataset, whose test items it scores; a tensor has none")
+    if test_every:
+        if not isinstance(data, Dataset):
+            raise ValueError("test_every needs a Dataset, whose test items it scores; a tensor has none")
+        as_items(vae, data.test)
     names = _per_replica("noise", noise, vae.replicas)
     for name in names:
         NOISES[name]
     scales = _per_replica("noise_scale", noise_scale, vae.replicas)
     betas = _per_replica("beta", beta, vae.replicas)
+    for setting, values in {"noise_scale": scales, "beta": betas}.items():
+        if not all(0 <= value < math.inf for value in values):
+            raise ValueError(f"{setting} is finite and not negative, got {values}")
     seeds = replica_seeds(seed, vae.replicas)
     items, device = len(train), train.device
 
@@ -92,8 +100,9 @@ def fit(
     eps_source = TrainingNoise(
         names, scales, seeds, items=items, batch_size=batch_size, latents=vae.latents, device=device
     )
-    weight = torch.tensor(betas, device=device).view(-1, 1)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
+    weight = torch.tensor(betas, dtype=train.dtype, device=device).view(-1, 1)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     # glibc hands the memory of large tensors back to the kernel at every step, and takes it again page by
     # page, until it has once seen a free of nearly 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
     torch.empty(31 * 2**20, dtype=torch.uint8)
@@ -102,7 +111,7 @@ def fit(
     for epoch in bar:
         order = order_streams.draw(_permutation, items)
         eps = eps_source.epoch(order).to(train)
-        totals = torch.zeros(2, vae.replicas, device=device)
+        totals = torch.zeros(2, vae.replicas, dtype=train.dtype, device=device)
         for first in range(0, items, batch_size):
             batch = slice(first, first + batch_size)
             index = order[:, batch]
@@ -117,12 +126,15 @@ def fit(
             optimizer.step()
             totals += torch.stack([term.detach().sum(-1) for term in terms])
         reconstruction, kl = (totals / items).double().cpu()
-        finite = (reconstruction - kl).isfinite()
+        # The last step of an epoch shows in the weights only.
+        sound = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in parameters]).all(0).cpu()
+        finite = (reconstruction - kl).isfinite() & sound
         if not finite.all():
             r = int((~finite).nonzero()[0])
             raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch}, replica {r}: reconstruction {reconstruction[r]:g} "
-                f"and KL {kl[r]:g}, with noise={names[r]!r}, noise_scale={scales[r]:g}, beta={betas[r]:g}, "
+                f"loss or weights are not finite in epoch {epoch}, replica {r}: "
+                f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
+                f"with noise={names[r]!r}, noise_scale={scales[r]:g}, beta={betas[r]:g}, "
                 f"seed={seeds[r]}, learning_rate={learning_rate:g}; try a smaller learning rate"
             )
         rows = {
@@ -145,16 +157,20 @@ def save(vae: VAE, path: str | os.PathLike[str]) -> None:
     Written beside its final place and renamed, so that `path` holds the old file or the whole new one.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {os.fspath(path.parent)!r} to save {path.name!r} in; make it first"
+        )
     content = serialize(vae.state_dict(), metadata={"vae_lab": json.dumps(vae.config)})
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-        try:
+    private = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with private.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+        os.replace(private, path)
+    finally:
+        private.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> VAE:
@@ -170,9 +186,9 @@ def load(path: str | os.PathLike[str]) -> VAE:
         with safe_open(path, framework="pt") as file:
             config = (file.metadata() or {})["vae_lab"]
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        vae = VAE(**json.loads(config))
+        vae = VAE(**json.loads(config)).to(next(iter(state.values())).dtype)
         vae.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is not a model that vae_lab.training.save wrote, or it is truncated "
             f"({type(error).__name__}: {error}); save the model again"

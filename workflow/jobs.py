@@ -152,7 +152,7 @@ def summary(notebooks: Mapping[str, tuple[str, str]]) -> str:
             failure = json.loads(Path(failed).read_text())["metadata"]["failure"]
             lines += [f"  {name}: {describe(failure)}", f"      kept at {failed}"]
         else:
-            lines += [f"  {name}: it was interrupted, killed or out of memory"]
+            lines += [f"  {name}: interrupted, killed, out of memory, or not asked for"]
     if not lines:
         return "\nAll notebooks ran; the book could not be built, for the reasons above."
     return "\n".join(["", "These notebooks failed (the others are done):", *lines])
@@ -164,8 +164,8 @@ def build_book(book: Path, staged: Path, output: Path, chapters: list[Path]) -> 
     unfinished, doctrees = built / ".unfinished", built / ".doctrees" / "environment.pickle"
     # Sphinx re-reads the pages that changed. It does not notice other changes (an extension, a static
     # file, a page that is gone) nor that its last run was cut short: then everything is built afresh.
-    others = [p for p in (book, *book.rglob("*"), Path("requirements.lock")) if p.suffix != ".md"]
-    others = [p for p in others if not {"_build", "__pycache__"} & set(p.parts)]
+    files = list(pages(book))
+    others = {p for p in files if p.suffix != ".md"} | {p.parent for p in files} | {Path("requirements.lock")}
     last = doctrees.stat().st_mtime if doctrees.exists() else 0.0
     if unfinished.exists() or any(p.stat().st_mtime > last for p in others):
         shutil.rmtree(built, ignore_errors=True)
