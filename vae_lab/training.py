@@ -70,7 +70,7 @@ def fit(
     `seed`, or it repeats the order and the noise of the first.
 
     Raises ValueError or KeyError before any compute for data or settings that do not fit, and
-    FloatingPointError naming epoch, replica and setting when a loss is no longer finite.
+    FloatingPointError naming epoch, replica and setting when loss or weights are no longer finite.
     Source: kingma2015adam for the optimiser.
     """
     train = as_items(vae, data.train if isinstance(data, Dataset) else data)
