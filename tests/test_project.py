@@ -26,6 +26,7 @@ ORDER = [
     "noise",
     "costs",
     "estimators",
+    "discrete",
     "benchmark",
     "networks",
     "objectives",

@@ -82,6 +82,51 @@ def learning_curves(history: pd.DataFrame, columns: Mapping[str, str], ax: Axes 
     return ax
 
 
+def plot_benchmark(frame: pd.DataFrame, quantity: str = "variance", ax: Axes | None = None) -> Axes:
+    """Estimators against each other: `frame` is what `benchmark` returns, averaged over coordinates.
+
+    `quantity` is "variance" or "efficiency" (logarithmic) or "bias", each with its 95% interval where
+    the frame has a standard error. One marker for each parameter; hollow where an estimator does not
+    claim to be unbiased. Nothing is drawn where there is no value, or a variance of zero.
+    """
+    ax = ax or plt.gca()
+    keys = ["estimator", "parameter"]
+    se = f"{quantity}_se"
+    shown = frame.assign(square=frame[se] ** 2 if se in frame else np.nan)
+    grouped = shown.groupby(keys, sort=False)
+    means = grouped[[quantity, "unbiased"]].mean().reset_index()
+    means["half"] = (1.96 * grouped["square"].sum() ** 0.5 / grouped.size()).to_numpy()
+    if quantity != "bias":
+        means = means[means[quantity] > 0]
+        ax.set_xscale("log")
+    else:
+        ax.axvline(0, color=FAINT, linewidth=1)
+    order = means.groupby("estimator")[quantity].mean().abs()
+    names = list(order.sort_values(ascending=quantity != "efficiency").index)
+    parameters = list(dict.fromkeys(means["parameter"]))
+    looks = zip(parameters, cycle(PALETTE), cycle("osD^v"), strict=False)
+    for i, (parameter, color, marker) in enumerate(looks):
+        rows = means[means["parameter"] == parameter]
+        places = np.array([names.index(name) for name in rows["estimator"]], dtype=float)
+        places += 0.18 * (i - (len(parameters) - 1) / 2)
+        ax.errorbar(rows[quantity], places, xerr=rows["half"], fmt="none", color=color, capsize=2)
+        for unbiased, face in ((True, color), (False, PAPER)):
+            chosen = (rows["unbiased"] > 0.5) == unbiased
+            label = parameter if unbiased or not (rows["unbiased"] > 0.5).any() else None
+            look: dict[str, Any] = {"color": color, "marker": marker, "markerfacecolor": face}
+            ax.plot(
+                rows.loc[chosen, quantity], places[chosen.to_numpy()], linestyle="none", label=label, **look
+            )
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set(
+        xlabel=f"{quantity} of one estimate" if quantity == "variance" else quantity,
+        ylim=(len(names) - 0.5, -0.5),
+    )
+    if len(parameters) > 1:
+        ax.legend()
+    return ax
+
+
 def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], ax: Axes | None = None) -> Axes:
     """Rows of images under each other: label -> items (n, features) in [0, 1], each of `shape`."""
     ax = ax or plt.gca()

@@ -1,0 +1,480 @@
+"""Gradient estimators of E_q[f(z)]: one contract, one registry.
+
+An estimator is a function `(q, cost, n) -> surrogate` of shape (n, *q.batch_shape). The mean of the
+surrogate over n estimates E_q[cost(z)], and the *gradient* of that mean estimates the gradient of the
+expectation, with respect to the parameters of q and to whatever else the cost depends on. So
+
+    pathwise         cost(z(ε))                            differentiate the cost along the sample's path
+    score function   cost + cost.detach() · (log q − log q.detach())
+    any other        cost + g.detach() · (θ − θ.detach())  where g estimates the gradient with respect to θ
+
+Values are right and gradients are of first order: do not differentiate twice. The elements of q's batch are
+independent problems, which is how thousands of replicates run at once (mohamed2020monte has the theory).
+
+One's own estimator joins by the decorator; every table, test and figure that iterates `ESTIMATORS` has it:
+
+>>> @estimator(unbiased=True, requires=(reparameterizable,), reference="kingma2014auto")
+... def doubled(q, cost, n):
+...     z = q.rsample((2, n))
+...     return cost(z.flatten(0, 1)).unflatten(0, (2, n)).mean(0)
+>>> q = torch.distributions.Normal(torch.zeros(5), torch.ones(5))
+>>> ESTIMATORS["doubled"](q, torch.square, 3).shape
+torch.Size([3, 5])
+>>> del ESTIMATORS["doubled"]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Cauchy,
+    Chi2,
+    Dirichlet,
+    Distribution,
+    Exponential,
+    Gamma,
+    Laplace,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+    StudentT,
+)
+from torch.distributions import VonMises as _VonMises
+
+from .costs import CheckedCost, Cost, NotApplicable
+from .distributions import parameters, rebuild, reparameterize, unwrap, von_mises_path
+from .registry import Registry
+
+Surrogate = Callable[..., Tensor]
+# What stands in the way of an estimator, in words, or None: (q, cost, n) -> reason.
+Requirement = Callable[[Distribution, CheckedCost, int], str | None]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A registered estimator. Call it as `(q, cost, n=1, **options)`; it checks what it requires first.
+
+    `unbiased` is the claim that the contract tests hold it to; `evaluations(n, q)` counts the evaluations of
+    the cost for one estimate from n samples; `reference` is a key of the bibliography.
+    """
+
+    name: str
+    function: Surrogate
+    unbiased: bool
+    requires: tuple[Requirement, ...]
+    evaluations: Callable[[int, Distribution], int]
+    reference: str
+    summary: str
+
+    def __post_init__(self) -> None:
+        for name in ("__doc__", "__name__", "__module__"):  # so that help() describes the function
+            object.__setattr__(self, name, getattr(self.function, name))
+
+    def __call__(self, q: Distribution, cost: Cost, n: int = 1, **options: Any) -> Tensor:
+        """The surrogate, (n, *q.batch_shape). Raises `NotApplicable`, `CostError` and ValueError."""
+        if index(n) < 1:
+            raise ValueError(f"n is the number of samples of one estimate, at least 1, got {n}")
+        checked = CheckedCost(cost, len(q.event_shape))
+        for requirement in self.requires:
+            reason = requirement(q, checked, n)
+            if reason:
+                raise NotApplicable(f"{self.name} is not applicable: {reason}")
+        surrogate = self.function(q, checked, n, **options)
+        if surrogate.shape != (n, *q.batch_shape):
+            raise ValueError(
+                f"estimator {self.name!r} returned shape {tuple(surrogate.shape)}; the contract is "
+                f"(n, *q.batch_shape), here {(n, *q.batch_shape)}"
+            )
+        return surrogate
+
+
+ESTIMATORS: Registry[Estimator] = Registry(kind="estimator")
+
+
+def estimator(
+    *,
+    unbiased: bool,
+    reference: str,
+    requires: tuple[Requirement, ...] = (),
+    evaluations: Callable[[int, Distribution], int] = lambda n, q: n,
+) -> Callable[[Surrogate], Estimator]:
+    """Register the decorated `(q, cost, n, **options) -> surrogate` in `ESTIMATORS` under its own name."""
+
+    def register(function: Surrogate) -> Estimator:
+        name, summary = function.__name__, (function.__doc__ or "").partition("\n")[0]
+        ESTIMATORS[name] = Estimator(name, function, unbiased, requires, evaluations, reference, summary)
+        return ESTIMATORS[name]
+
+    return register
+
+
+# Requirements
+
+
+def reparameterizable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has `rsample`, and on a circle the cost is periodic."""
+    if not q.has_rsample:
+        return (
+            f"{type(unwrap(q)).__name__} has no rsample (a discrete sample does not move with parameters, "
+            "and for some others torch knows no path); estimators by the score need none"
+        )
+    return periodic(q, cost, n)
+
+
+def periodic(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """On a circle, the cost has no jump where −π meets π."""
+    if not isinstance(unwrap(q), _VonMises):
+        return None
+    with torch.no_grad():
+        turn = torch.full((2, *q.batch_shape, *q.event_shape), math.pi).to(unwrap(q).loc)
+        turn[0].neg_()
+        start, end = cost(turn)
+    if torch.allclose(start, end, rtol=1e-4, atol=1e-5):
+        return None
+    return "on a circle the cost must have equal values at −π and π, or draws that wrap around jump"
+
+
+def score(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has a density or mass function, on a support that stays where it is."""
+    base = unwrap(q)
+    if type(base).log_prob is Distribution.log_prob:
+        return f"{type(base).__name__} has no log_prob, and the score is its gradient"
+    bounds = [v for v in vars(base.support).values() if isinstance(v, Tensor)]
+    arguments = {name for name in base.arg_constraints if any(getattr(base, name) is v for v in bounds)}
+    if arguments:
+        return f"the support of {type(base).__name__} moves with {', '.join(sorted(arguments))}"
+    return None
+
+
+def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """n >= 2: a sample is compared with the others."""
+    return None if n >= 2 else f"it compares each sample with the others, so n is at least 2, got {n}"
+
+
+def pairs(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """n is even: samples come in pairs."""
+    return None if n % 2 == 0 else f"samples come in pairs, so n is even, got {n}"
+
+
+def normal(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """The coordinates of z are independent normal variables."""
+    return None if isinstance(unwrap(q), Normal) else f"it needs a Normal, got {type(unwrap(q)).__name__}"
+
+
+def symmetric(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q is symmetric about its location."""
+    known = (Normal, Laplace, StudentT, Cauchy, MultivariateNormal)
+    if isinstance(unwrap(q), known):
+        return None
+    return f"it mirrors samples at loc, so q is {', '.join(k.__name__ for k in known)}, not {_name(q)}"
+
+
+def invertible_cdf(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q's coordinates are independent with an inverse distribution function that torch can differentiate."""
+    base = unwrap(q)
+    if base.event_shape or base.support.is_discrete or type(base).icdf is Distribution.icdf:
+        return f"it needs independent continuous coordinates with an icdf, which {_name(q)} has not"
+    return None
+
+
+def weakly_differentiable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """The parameter's derivative of q's density is known as a difference of two densities."""
+    if weak_derivatives.dispatch(type(unwrap(q))) is not weak_derivatives.dispatch(object):
+        return None
+    return f"no decomposition of the derivative of {_name(q)} is registered in weak_derivatives"
+
+
+def implicit(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has a distribution function with derivatives, or torch's sampler has them built in."""
+    base = unwrap(q)
+    if isinstance(base, _VonMises):
+        return periodic(q, cost, n)
+    if isinstance(base, _BUILT_IN):
+        return None
+    if base.event_shape or base.support.is_discrete or type(base).cdf is Distribution.cdf:
+        return f"it needs a continuous distribution function of each coordinate, which {_name(q)} has not"
+    return None
+
+
+def _name(q: Distribution) -> str:
+    return type(unwrap(q)).__name__
+
+
+# Tools
+
+
+def sum_event(values: Tensor, q: Distribution) -> Tensor:
+    """Sum over the event axes of q."""
+    return values.sum(tuple(range(-len(q.event_shape), 0))) if q.event_shape else values
+
+
+def inject(gradient: Tensor, parameter: Tensor, q: Distribution) -> Tensor:
+    """Zero, with the gradient `gradient` (n, *batch, *event) by `parameter` (*batch, *event)."""
+    return sum_event(gradient.detach() * (parameter - parameter.detach()), q)
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """For each of n values along the first axis, the sum of the others."""
+    return values.sum(0) - values
+
+
+def _one_at_a_time(q: Distribution, cost: Cost, z: Tensor, values: Tensor) -> Tensor:
+    """The cost of z with one coordinate at a time replaced: values (m, n, *batch, *event), same result."""
+    lead, event = z.shape[: z.ndim - len(q.event_shape)], q.event_shape
+    size = event.numel()
+    swap = torch.eye(size, dtype=torch.bool, device=z.device).view(size, *[1] * len(lead), size)
+    mixed = torch.where(swap, values.reshape(-1, 1, *lead, size), z.reshape(*lead, size))
+    with torch.no_grad():
+        f = cost(mixed.flatten(0, 2).unflatten(-1, event) if event else mixed.flatten(0, 2).squeeze(-1))
+    f = f.unflatten(0, (len(values), size, lead[0])).movedim(1, -1)
+    return f.unflatten(-1, event) if event else f.squeeze(-1)
+
+
+# Estimators
+
+
+@estimator(unbiased=True, requires=(reparameterizable,), reference="kingma2014auto")
+def pathwise(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """∇f(z(ε)): the cost is differentiated along the path of the sample, the reparameterization trick.
+
+    The cost must be continuous in z and differentiable almost everywhere. Where it jumps, the estimate
+    misses the jump; a cost with no derivative at all is refused.
+    """
+    return cost(q.rsample(torch.Size((n,))))
+
+
+@estimator(unbiased=True, requires=(score,), reference="williams1992simple")
+def score_function(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """f(z) ∇log q(z): the cost weighs the score, and needs no derivative (REINFORCE)."""
+    z = q.sample(torch.Size((n,)))
+    f, log_q = cost(z), q.log_prob(z)
+    return f + f.detach() * (log_q - log_q.detach())
+
+
+@estimator(unbiased=True, requires=(score, several), reference="greensmith2004variance")
+def score_function_baseline(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """(f(z) − b) ∇log q(z), b the optimal constant E[f s²] / E[s²] of each parameter (s the score).
+
+    Each sample's b is estimated from the n − 1 others. It is then independent of the sample, and the
+    estimate stays unbiased.
+    """
+    z = q.sample(torch.Size((n,)))
+    f, given = cost(z), parameters(q)
+    with torch.enable_grad():
+        copies = {name: p.detach().expand(n, *p.shape).clone().requires_grad_() for name, p in given.items()}
+        scores = torch.autograd.grad(rebuild(q, **copies).log_prob(z).sum(), list(copies.values()))
+    surrogate = f
+    for parameter, s in zip(given.values(), scores, strict=True):
+        # A parameter may have more axes than q's batch; they line up from the left.
+        axes = (..., *[None] * (s.ndim - f.ndim))
+        tiny = torch.finfo(s.dtype).tiny
+        baseline = leave_one_out(f.detach()[axes] * s**2) / leave_one_out(s**2).clamp_min(tiny)
+        weighed = (f.detach()[axes] - baseline) * s * (parameter - parameter.detach())
+        surrogate = surrogate + (weighed.flatten(f.ndim).sum(-1) if s.ndim > f.ndim else weighed)
+    return surrogate
+
+
+@estimator(unbiased=True, requires=(score, several), reference="kool2019buy")
+def rloo(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """(f(z) − mean of the other f) ∇log q(z): the score function with a leave-one-out baseline."""
+    z = q.sample(torch.Size((n,)))
+    f, log_q = cost(z), q.log_prob(z)
+    baseline = leave_one_out(f.detach()) / (n - 1)
+    return f + (f.detach() - baseline) * (log_q - log_q.detach())
+
+
+@singledispatch
+def weak_derivatives(base: Any, z: Tensor) -> dict[str, tuple[Tensor | float, Tensor, Tensor | None]]:
+    """Derivatives of a density as c · (positive density − negative density), coupled to draws z of it.
+
+    parameter -> (c, draws of the positive part, of the negative part, or None where that is z itself).
+    Register another distribution with `@weak_derivatives.register`.
+    """
+    raise NotImplementedError(type(base).__name__)
+
+
+@weak_derivatives.register
+def _(base: Normal, z: Tensor) -> dict[str, tuple[Tensor | float, Tensor, Tensor | None]]:
+    eps = (z - base.loc) / base.scale
+    rayleigh = base.scale * (2 * torch.empty_like(z).exponential_()).sqrt()
+    # Given eps, the double-sided Maxwell variable M of which eps = U · M is a uniform part.
+    maxwell = eps.sign() * (eps**2 + 2 * torch.empty_like(z).exponential_()).sqrt()
+    return {
+        "loc": (1 / (base.scale * math.sqrt(2 * math.pi)), base.loc + rayleigh, base.loc - rayleigh),
+        "scale": (1 / base.scale, reparameterize(base.loc, base.scale, maxwell), None),
+    }
+
+
+@weak_derivatives.register
+def _(base: Poisson, z: Tensor) -> dict[str, tuple[Tensor | float, Tensor, Tensor | None]]:
+    return {"rate": (1.0, z + 1, None)}
+
+
+@weak_derivatives.register
+def _(base: Exponential, z: Tensor) -> dict[str, tuple[Tensor | float, Tensor, Tensor | None]]:
+    # Less of an Erlang variable, which is z plus another draw.
+    return {"rate": (-1 / base.rate, z + torch.empty_like(z).exponential_() / base.rate, None)}
+
+
+@weak_derivatives.register
+def _(base: Bernoulli, z: Tensor) -> dict[str, tuple[Tensor | float, Tensor, Tensor | None]]:
+    return {"probs": (1 - 2 * z, 1 - z, None)}
+
+
+def _measure_valued_evaluations(n: int, q: Distribution) -> int:
+    return n * (1 + (3 if isinstance(unwrap(q), Normal) else 1) * q.event_shape.numel())
+
+
+@estimator(
+    unbiased=True,
+    requires=(weakly_differentiable,),
+    reference="mohamed2020monte",
+    evaluations=_measure_valued_evaluations,
+)
+def measure_valued(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """c (f(z₊) − f(z₋)), one coordinate at a time: the derivative of q is a difference of two densities.
+
+    Normal (Rayleigh pair for loc; double-sided Maxwell against the normal for scale), Poisson, exponential,
+    Bernoulli. The pair is coupled, and where the negative part is q itself its draw is z.
+    """
+    base, z = unwrap(q), q.sample(torch.Size((n,)))
+    f = cost(z)
+    with torch.no_grad():
+        parts = weak_derivatives(base, z)
+        draws = [draw for _, plus, minus in parts.values() for draw in (plus, minus) if draw is not None]
+        costs = iter(_one_at_a_time(q, cost, z, torch.stack(draws)))
+    own = f.detach()[(..., *[None] * len(q.event_shape))]
+    for name, (constant, _, minus) in parts.items():
+        difference = next(costs) - (own if minus is None else next(costs))
+        f = f + inject(constant * difference, getattr(base, name), q)
+    return f
+
+
+@estimator(unbiased=True, requires=(reparameterizable, symmetric, pairs), reference="glasserman2003monte")
+def antithetic(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """Pathwise with pairs ε and −ε: what is odd in ε cancels."""
+    z = q.rsample(torch.Size((n // 2,)))
+    return cost(torch.cat([z, 2 * unwrap(q).loc - z]))
+
+
+@estimator(unbiased=True, requires=(reparameterizable, invertible_cdf), reference="buchholz2018quasi")
+def quasi_monte_carlo(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """Pathwise at n evenly spread points: a Sobol sequence, shifted at random once for each estimate."""
+    base, size = unwrap(q), q.event_shape.numel()
+    points = torch.quasirandom.SobolEngine(size).draw(n, dtype=torch.float64)
+    like = next(iter(parameters(base).values()))
+    shift = torch.rand(*q.batch_shape, size, dtype=torch.float64, device=like.device)
+    u = (points.to(shift).view(n, *[1] * len(q.batch_shape), size) + shift).remainder(1)
+    edge = torch.finfo(like.dtype).eps
+    z = base.icdf(u.to(like.dtype).clamp(edge / 2, 1 - edge).view(n, *q.batch_shape, *q.event_shape))
+    return cost(z)
+
+
+@estimator(
+    unbiased=True,
+    requires=(reparameterizable, normal),
+    reference="miller2017reducing",
+    evaluations=lambda n, q: n + 1 + q.event_shape.numel(),
+)
+def delta_control_variate(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """Pathwise on f − h, plus the known gradient of E[h], h the second-order Taylor expansion at the mean.
+
+    Exact for quadratic costs. The cost must have a second derivative.
+    """
+    base = unwrap(q)
+    size = q.event_shape.numel()
+    mu, sigma = base.loc, base.scale
+    flat = (*q.batch_shape, size)
+    with torch.enable_grad():
+        # One copy of the mean for each row of the Hessian.
+        centre = mu.detach().expand(size, *mu.shape).clone().requires_grad_()
+        value = cost(centre)
+        (slope,) = torch.autograd.grad(value.sum(), centre, create_graph=True)
+        diagonal = slope.reshape(size, *flat).diagonal(dim1=0, dim2=-1)
+        hessian = torch.zeros(size, *flat, dtype=mu.dtype, device=mu.device)
+        if diagonal.requires_grad:
+            (rows,) = torch.autograd.grad(diagonal.sum(), centre, allow_unused=True, materialize_grads=True)
+            hessian = rows.reshape(size, *flat)
+    value, slope, hessian = value[0].detach(), slope[0].detach().reshape(flat), hessian.movedim(0, -2)
+
+    def taylor(step: Tensor) -> Tensor:
+        """h at the mean + step (..., *batch, size)."""
+        bent = (hessian @ step.unsqueeze(-1)).squeeze(-1)
+        return value + (step * slope).sum(-1) + 0.5 * (step * bent).sum(-1)
+
+    z = q.rsample(torch.Size((n,)))
+    shift = (mu - mu.detach()).reshape(flat)
+    trace = (hessian.diagonal(dim1=-2, dim2=-1) * sigma.reshape(flat) ** 2).sum(-1)
+    away = (z - mu.detach()).reshape(n, *flat)
+    return cost(z) - taylor(away) + taylor(shift) + 0.5 * trace
+
+
+@estimator(
+    unbiased=False,
+    requires=(invertible_cdf,),
+    reference="glasserman2003monte",
+    evaluations=lambda n, q: n * (1 + 2 * len(parameters(unwrap(q))) * q.event_shape.numel()),
+)
+def finite_difference(q: Distribution, cost: Cost, n: int, *, step: float | None = None) -> Tensor:
+    """(f(z(θ + h)) − f(z(θ − h))) / 2h with common random numbers: biased by a multiple of h².
+
+    `step` is h relative to max(|θ|, 1), or to θ where that must be positive; by default the cube root of the
+    rounding error.
+    """
+    base = unwrap(q)
+    given = {name: p.detach() for name, p in parameters(base).items()}
+    like = next(iter(given.values()))
+    edge = torch.finfo(like.dtype).eps
+    u = torch.rand(n, *q.batch_shape, *q.event_shape, dtype=like.dtype, device=like.device)
+    u = u.clamp(edge / 2, 1 - edge)
+    draws, steps = [], {}
+    with torch.no_grad():
+        z = base.icdf(u)
+        for name, p in given.items():
+            unit = p.abs() if hasattr(base.arg_constraints[name], "lower_bound") else p.abs().clamp_min(1.0)
+            steps[name] = h = (step or edge ** (1 / 3)) * unit
+            draws += [rebuild(base, **{**given, name: moved}).icdf(u) for moved in (p + h, p - h)]
+        costs = _one_at_a_time(q, cost, z, torch.stack(draws)).unflatten(0, (-1, 2))
+    surrogate = cost(z)
+    for (name, h), (plus, minus) in zip(steps.items(), costs, strict=True):
+        surrogate = surrogate + inject((plus - minus) / (2 * h), getattr(base, name), q)
+    return surrogate
+
+
+@estimator(unbiased=False, requires=(normal,), reference="kingma2014auto")
+def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """∇f(μ + σ): ε = 1 for ever. No variance, and the gradient of another function than E[f]."""
+    base = unwrap(q)
+    ones = torch.ones(n, *q.batch_shape, *q.event_shape, dtype=base.loc.dtype, device=base.loc.device)
+    return cost(reparameterize(base.loc, base.scale, ones))
+
+
+# Distributions whose rsample in torch is the implicit reparameterization.
+_BUILT_IN = (Gamma, Chi2, Beta, Dirichlet, StudentT)
+
+
+@estimator(unbiased=True, requires=(implicit,), reference="figurnov2018implicit")
+def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """Pathwise with dz/dθ = −(∂F/∂θ) / q(z), F the distribution function: no inverse of F is needed.
+
+    Gamma, beta, Dirichlet and Student's t by torch's own samplers, von Mises by quadrature, any other
+    distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf.
+    """
+    base = unwrap(q)
+    if isinstance(base, _BUILT_IN):
+        return cost(q.rsample(torch.Size((n,))))
+    z = q.sample(torch.Size((n,)))
+    if isinstance(base, _VonMises):
+        return cost(von_mises_path(z, base.loc, base.concentration))
+    rank = base.cdf(z)
+    return cost(z - (rank - rank.detach()) / base.log_prob(z).exp().detach())
