@@ -26,6 +26,7 @@ ORDER = [
     "noise",
     "costs",
     "estimators",
+    "coupled",
     "discrete",
     "benchmark",
     "networks",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from . import discrete  # noqa: F401 (registers its estimators)
+from . import coupled, discrete  # noqa: F401 (they register their estimators)
 from .costs import Cost, NotApplicable, exact_gradient, hermite, support
 from .distributions import parameters, rebuild, reparameterize, unwrap
 from .estimators import ESTIMATORS, Estimator

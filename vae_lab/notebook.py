@@ -21,7 +21,9 @@ import torch
 from IPython.display import display
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from .costs import COSTS
 from .data import DATASETS
+from .estimators import ESTIMATORS
 from .noise import NOISES
 from .registry import Registry
 
@@ -44,7 +46,9 @@ def _name_in(registry: Registry[Any]) -> Any:
 
 AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
 LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
+CostName = _name_in(COSTS)
 DatasetName = _name_in(DATASETS)
+EstimatorName = _name_in(ESTIMATORS)
 NoiseName = _name_in(NOISES)
 
 
