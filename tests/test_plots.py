@@ -11,8 +11,9 @@ import torch
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from torch.distributions import Normal
 
-from vae_lab import plots
+from vae_lab import benchmark, plots
 from vae_lab.statistics import mean_interval
 
 
@@ -121,3 +122,34 @@ def test_the_readmes_picture_is_the_books() -> None:
     picture = (Path(__file__).parents[1] / "book" / "assets" / "vae.svg").read_text("utf-8")
     assert shown(picture) == shown(svg(plots.vae_diagram(plt.figure().subplots()).figure))
     assert len(shown(picture)) > 10
+
+
+@pytest.mark.parametrize("quantity", ["variance", "efficiency", "bias"])
+def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> None:
+    q = Normal(torch.tensor([0.5, 1.0]), torch.tensor(1.2))
+    frame = benchmark(torch.cos, q, ["pathwise", "score_function", "frozen_epsilon"], replicates=2_000)
+    ax = plots.plot_benchmark(frame, quantity)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    known = {"pathwise", "score function", "frozen epsilon"}
+    assert set(names) == (known - {"frozen epsilon"} if quantity == "variance" else known)
+    means = frame.groupby(["estimator", "parameter"])[quantity].mean()
+    drawn = {}
+    for line in ax.lines:
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            if line.get_linestyle() == "None" and line.get_marker() in "os":
+                parameter = {"o": "loc", "s": "scale"}[line.get_marker()]
+                drawn[names[round(y)].replace(" ", "_"), parameter] = x
+                hollow = to_hex(line.get_markerfacecolor()) == plots.PAPER
+                assert hollow == (names[round(y)] == "frozen epsilon"), "hollow: not declared unbiased"
+    for key, value in drawn.items():
+        np.testing.assert_allclose(value, means[key])
+    assert len(drawn) == 2 * len(names)
+    best = means.groupby("estimator").mean().abs()
+    assert names[0].replace("_", " ") == (
+        best.idxmax() if quantity == "efficiency" else best[best > 0].idxmin()
+    ).replace("_", " ")
+    if quantity == "variance":
+        pathwise = frame[(frame["estimator"] == "pathwise") & (frame["parameter"] == "loc")]
+        half = 1.96 * (pathwise["variance_se"] ** 2).sum() ** 0.5 / 2
+        ends = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
+        assert np.isclose(ends, pathwise["variance"].mean() + half).any(), "an interval is drawn"

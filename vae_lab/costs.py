@@ -218,7 +218,13 @@ class _Problem:
         with torch.no_grad():
             log_q = self.q.log_prob(z)
             near = (log_q > -745.0)[(..., *[None] * len(self.q.event_shape))]
-            return log_q, self.cost(torch.where(near, z, spare))
+            try:
+                return log_q, self.cost(torch.where(near, z, spare))
+            except RuntimeError as error:
+                raise NotApplicable(
+                    f"no exact gradient: it is computed in float64, where the cost fails: {error}; "
+                    "if it holds float32 weights, .double() them"
+                ) from error
 
     def each(self, z: Tensor, value: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """∇ of value(log q(z_m)) for each of M points: one tensor (M, *shape) for each leaf."""
