@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -55,7 +55,8 @@ def benchmark(
 
     `cost` maps z (…, *q.event_shape) to values (…); `q` is any torch distribution, and the elements of its
     batch are independent problems. `estimators` are names in `ESTIMATORS`, or label -> estimator (for example
-    `functools.partial(discrete.gumbel_softmax, temperature=1.0)`), or None for all that apply.
+    `functools.partial(discrete.gumbel_softmax, temperature=1.0)`, or a function that is not registered and
+    so claims nothing), or None for all that apply.
 
     Columns: `estimator, parameter, coordinate` (position in the flattened parameter), `exact` (NaN where no
     oracle applies), `mean, bias, bias_se` over the replicates, `variance` of one n-sample estimate and
@@ -68,8 +69,10 @@ def benchmark(
     """
     if replicates < 2 or n < 1:
         raise ValueError(f"replicates is at least 2 and n at least 1, got {replicates=} and {n=}")
+    chosen: dict[str, Callable[..., Tensor]]
     if estimators is None or isinstance(estimators, Mapping):
-        chosen = dict(ESTIMATORS if estimators is None else estimators)
+        given_ones = ESTIMATORS if estimators is None else estimators
+        chosen = {label: _checked(label, function) for label, function in given_ones.items()}
     else:
         names = [estimators] if isinstance(estimators, str) else list(estimators)
         chosen = {name: ESTIMATORS[name] for name in names}
@@ -103,7 +106,7 @@ def _sums(
 ) -> tuple[Tensor, float]:
     """Mean, and the sums of second, third and fourth powers about it, of the gradients (4, numbers)."""
     size = sum(p.numel() for p in parameters(q).values())
-    chunk = max(1, _CHUNK // (size * _evaluations(estimator, n, q)))
+    chunk = max(1, _CHUNK // (size * _registered(estimator).evaluations(n, q)))
     replicate_gradients(estimator, cost, q, n, 1)  # refuses before it counts, and warms up
     total, start = torch.zeros(4, size, dtype=torch.float64), time.perf_counter()
     centre: Tensor | None = None
@@ -122,9 +125,17 @@ def _sums(
     return torch.stack([centre + d, second, fourth]), seconds
 
 
-def _evaluations(estimator: Callable[..., Tensor], n: int, q: Distribution) -> int:
-    registered = getattr(estimator, "func", estimator)  # inside functools.partial
-    return registered.evaluations(n, q) if isinstance(registered, Estimator) else n
+def _registered(estimator: Callable[..., Tensor]) -> Estimator:
+    """The estimator itself, or the one inside functools.partial."""
+    inside: Any = getattr(estimator, "func", estimator)
+    return cast(Estimator, inside)
+
+
+def _checked(label: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, held to the contract of estimators like the registered ones."""
+    if isinstance(_registered(function), Estimator):
+        return function
+    return Estimator(label, function, False, (), lambda n, q: n, "", "")
 
 
 def _rows(
@@ -138,9 +149,8 @@ def _rows(
     replicates: int,
     seconds: float,
 ) -> pd.DataFrame:
-    registered = getattr(estimator, "func", estimator)
-    unbiased = registered.unbiased if isinstance(registered, Estimator) else False
-    evaluations = _evaluations(estimator, n, q)
+    unbiased = _registered(estimator).unbiased
+    evaluations = _registered(estimator).evaluations(n, q)
     mean, second, fourth = sums.numpy()
     variance = (second / (replicates - 1)).clip(0.0)
     truth = [

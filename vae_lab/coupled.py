@@ -162,7 +162,7 @@ def quasi_monte_carlo(q: Distribution, cost: Cost, n: int) -> Tensor:
     unbiased=True,
     requires=(reparameterizable, normal),
     reference="miller2017reducing",
-    evaluations=lambda n, q: n + 1 + q.event_shape.numel(),
+    evaluations=lambda n, q: n + q.event_shape.numel(),
 )
 def delta_control_variate(q: Distribution, cost: Cost, n: int) -> Tensor:
     """Pathwise on f − h, plus the known gradient of E[h], h the second-order Taylor expansion at the mean.

@@ -121,7 +121,8 @@ def parameters(q: Distribution) -> dict[str, Tensor]:
 def rebuild(q: Distribution, **values: Tensor) -> Distribution:
     """A distribution like `q` from other constructor arguments: all those that `parameters(q)` names.
 
-    New leading axes of the values become new batch axes.
+    New leading axes of the values become new batch axes. Above the diagonal of a triangular argument there is
+    nothing to differentiate by, so that its gradient there is zero.
     """
     if type(q) is Independent:
         return Independent(rebuild(q.base_dist, **values), q.reinterpreted_batch_ndims, validate_args=False)
@@ -130,6 +131,9 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
     for name, argument in arguments.items():
         if name not in values and (argument.default is inspect.Parameter.empty or name in counts):
             values[name] = getattr(q, name)
+    for name, constraint in q.arg_constraints.items():
+        if constraint is constraints.lower_cholesky and name in values:
+            values[name] = values[name].tril()
     return type(q)(**values, validate_args=False)  # type: ignore[arg-type]
 
 

@@ -71,7 +71,7 @@ class Estimator:
 
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() describes the function
-            object.__setattr__(self, name, getattr(self.function, name))
+            object.__setattr__(self, name, getattr(self.function, name, None))
 
     def __call__(self, q: Distribution, cost: Cost, n: int = 1, **options: Any) -> Tensor:
         """The surrogate, (n, *q.batch_shape). Raises `NotApplicable`, `CostError` and ValueError."""
@@ -82,13 +82,28 @@ class Estimator:
             reason = requirement(q, checked, n)
             if reason:
                 raise NotApplicable(f"{self.name} is not applicable: {reason}")
-        surrogate = self.function(q, checked, n, **options)
+        try:
+            surrogate = self.function(q, checked, n, **options)
+        except NotApplicable as why:  # known only once the cost has been asked
+            raise NotApplicable(f"{self.name} is not applicable: {why}") from why
         if surrogate.shape != (n, *q.batch_shape):
             raise ValueError(
                 f"estimator {self.name!r} returned shape {tuple(surrogate.shape)}; the contract is "
                 f"(n, *q.batch_shape), here {(n, *q.batch_shape)}"
             )
+        if _wants_gradient(q) and torch.is_grad_enabled() and not surrogate.requires_grad:
+            raise ValueError(
+                f"estimator {self.name!r} returned a surrogate that carries no gradient to the parameters of "
+                "q; add gradient.detach() * (parameter - parameter.detach()), or do not detach the sample"
+            )
         return surrogate
+
+
+def _wants_gradient(q: Distribution) -> bool:
+    try:
+        return any(p.requires_grad for p in parameters(q).values())
+    except TypeError:  # it does not name them
+        return False
 
 
 ESTIMATORS: Registry[Estimator] = Registry(kind="estimator")
@@ -143,9 +158,9 @@ def score(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     if type(base).log_prob is Distribution.log_prob:
         return f"{type(base).__name__} has no log_prob, and the score is its gradient"
     bounds = [v for v in vars(base.support).values() if isinstance(v, Tensor)]
-    arguments = {name for name in base.arg_constraints if any(getattr(base, name) is v for v in bounds)}
+    arguments = [name for name in base.arg_constraints if any(getattr(base, name) is v for v in bounds)]
     if arguments:
-        return f"the support of {type(base).__name__} moves with {', '.join(sorted(arguments))}"
+        return f"the support of {type(base).__name__} moves with {', '.join(arguments)}"
     return None
 
 
@@ -190,8 +205,14 @@ def inject(gradient: Tensor, parameter: Tensor, q: Distribution) -> Tensor:
 
 
 def leave_one_out(values: Tensor) -> Tensor:
-    """For each of n values along the first axis, the sum of the others."""
-    return values.sum(0) - values
+    """For each of n values along the first axis, the sum of the others.
+
+    Of those before and those after: the sum of all, less the value, would lose the small ones in rounding.
+    """
+    none = torch.zeros_like(values[:1])
+    before = torch.cat([none, values[:-1].cumsum(0)])
+    after = torch.cat([values[1:].flip(0).cumsum(0).flip(0), none])
+    return before + after
 
 
 # Estimators

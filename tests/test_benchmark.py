@@ -1,0 +1,206 @@
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from problems import FORMS, NORMAL, PROBLEMS, bit_variances, t
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    Uniform,
+)
+
+from vae_lab import ESTIMATORS, DiagonalNormal, NotApplicable, benchmark, estimator, exact_gradient
+from vae_lab import benchmark as function
+from vae_lab.benchmark import exact_variance, replicate_gradients, table
+from vae_lab.costs import CostError, cosine, quadratic, step
+from vae_lab.distributions import parameters, rebuild
+from vae_lab.registry import UnknownName
+from vae_lab.statistics import moments
+
+COLUMNS = """
+    estimator parameter coordinate exact mean bias bias_se variance variance_se evaluations seconds
+    efficiency unbiased
+"""
+module: Any = __import__("sys").modules["vae_lab.benchmark"]
+
+
+def test_one_row_per_estimator_parameter_and_coordinate() -> None:
+    q = Normal(t([[0.5, 1.0]]), t([[1.2, 0.7]]))
+    frame = benchmark(cosine(1.3), q, ["pathwise", "measure_valued"], n=3, replicates=500)
+    assert list(frame) == COLUMNS.split()
+    assert frame["estimator"].tolist() == ["pathwise"] * 4 + ["measure_valued"] * 4
+    assert frame["parameter"].tolist() == ["loc", "loc", "scale", "scale"] * 2
+    assert frame["coordinate"].tolist() == [0, 1] * 4
+    exact = exact_gradient(cosine(1.3), q)
+    np.testing.assert_allclose(frame["exact"][:4], torch.cat([exact["loc"][0], exact["scale"][0]]))
+    np.testing.assert_allclose(frame["bias"], frame["mean"] - frame["exact"])
+    np.testing.assert_allclose(frame["bias_se"], (frame["variance"] / 500) ** 0.5)
+    assert frame["evaluations"].tolist() == [3] * 4 + [12] * 4
+    np.testing.assert_allclose(frame["efficiency"], 1 / (frame["evaluations"] * frame["variance"]))
+    assert frame["unbiased"].all() and (frame["seconds"] > 0).all()
+
+
+def test_moments_over_chunks_are_those_of_all_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large mean and a small spread, which sums of squares about zero would lose."""
+    numbers = 1e6 + torch.randn(1001, generator=torch.Generator().manual_seed(0)).double()
+    stream = iter(range(10**9))
+
+    def counted(q: Any, cost: Any, n: int) -> torch.Tensor:
+        take = [
+            max(0, next(stream) - 1) for _ in range(q.loc.numel())
+        ]  # one replicate goes first, to warm up
+        return cost(q.loc * numbers[take].unsqueeze(0)).expand(n, -1)
+
+    monkeypatch.setattr(module, "_CHUNK", 2 * 100)
+    frame = benchmark(torch.positive, NORMAL, {"counted": counted}, replicates=1001)
+    row, expected = frame.iloc[0], moments(numbers.numpy())
+    assert row["mean"] == pytest.approx(expected.mean, rel=1e-14)
+    assert row["variance"] == pytest.approx(expected.variance, rel=1e-9)
+    assert row["variance_se"] == pytest.approx(expected.variance_se, rel=1e-9)
+    assert not row["unbiased"], "a function that is not registered claims nothing"
+
+
+def test_replicates_are_independent_and_laid_out_by_parameter() -> None:
+    q = DiagonalNormal(t([0.5, 1.0]), t([0.1, -0.3]))
+    torch.manual_seed(0)
+    g = replicate_gradients(ESTIMATORS["pathwise"], lambda z: z.square().sum(-1), q, 1, 20_000)
+    assert {name: tuple(value.shape) for name, value in g.items()} == dict.fromkeys(
+        ("mu", "log_sigma"), (20_000, 2)
+    )
+    neighbours = torch.corrcoef(torch.stack([g["mu"][:-1, 0], g["mu"][1:, 0]]))[0, 1]
+    assert abs(neighbours) < 5 / 20_000**0.5
+
+
+def test_the_seed_decides_and_the_callers_generator_is_left_alone() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first, same, other = (
+        benchmark(torch.cos, NORMAL, replicates=300, seed=s).drop(columns="seconds") for s in (0, 0, 1)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    pd.testing.assert_frame_equal(first, same)
+    assert not first["mean"].equals(other["mean"])
+
+
+def test_an_estimators_numbers_do_not_depend_on_its_company() -> None:
+    alone = benchmark(torch.cos, NORMAL, ["rloo"], n=2, replicates=300)
+    together = benchmark(torch.cos, NORMAL, n=2, replicates=300).query("estimator == 'rloo'")
+    np.testing.assert_array_equal(alone["mean"], together["mean"])
+
+
+def test_none_means_all_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = benchmark(step(0.3), NORMAL, replicates=10)
+    assert set(frame["estimator"]) == {"score_function", "measure_valued", "finite_difference"}
+    with pytest.raises(NotApplicable, match=r"rloo is not applicable: .* n is at least 2, got 1"):
+        benchmark(torch.cos, NORMAL, ["pathwise", "rloo"])
+    monkeypatch.delitem(ESTIMATORS, "finite_difference")
+    with pytest.raises(NotApplicable, match=r"no registered estimator applies:\n  pathwise"):
+        benchmark(step(0.3), Uniform(t(0.0), t(1.0)))
+    with pytest.raises(UnknownName, match="did you mean 'pathwise'"):
+        benchmark(torch.cos, NORMAL, ["pathwize"])
+    mixture = MixtureSameFamily(Categorical(torch.ones(2)), Normal(torch.zeros(2), torch.ones(2)))
+    with pytest.raises(NotApplicable, match="names no real-valued constructor arguments"):
+        benchmark(torch.cos, mixture)
+
+
+def test_without_an_oracle_there_is_no_exact_value() -> None:
+    q = DiagonalNormal(torch.zeros(7), torch.zeros(7))
+    frame = benchmark(lambda z: z.prod(-1), q, ["pathwise", "frozen_epsilon"], replicates=50)
+    assert frame[["exact", "bias"]].isna().all(axis=None)
+    assert frame[["mean", "variance", "bias_se"]].notna().all(axis=None)
+    known = frame.groupby("estimator")["efficiency"].apply(lambda e: e.notna().all())
+    assert known.to_dict() == {"pathwise": True, "frozen_epsilon": False}, "of unknown bias, none"
+
+
+def test_options_by_partial_and_ones_own_estimator() -> None:
+    @estimator(unbiased=True, reference="kingma2014auto", evaluations=lambda n, q: 2 * n)
+    def doubled(q: Any, cost: Any, n: int) -> torch.Tensor:
+        """Two draws for one."""
+        return cost(q.rsample((2 * n,))).unflatten(0, (2, n)).mean(0)
+
+    try:
+        frame = benchmark(torch.cos, NORMAL, replicates=20_000).set_index(["estimator", "parameter"])
+        ours, plain = frame.loc["doubled", "loc"], frame.loc["pathwise", "loc"]
+        assert ours["evaluations"] == 2 and ours["unbiased"]
+        error = ours["variance_se"] / ours["variance"] + plain["variance_se"] / plain["variance"]
+        assert ours["variance"] / plain["variance"] == pytest.approx(0.5, rel=5 * error)
+    finally:
+        del ESTIMATORS["doubled"]
+    hot, cold = (functools.partial(ESTIMATORS["gumbel_softmax"], temperature=x) for x in (2.0, 0.2))
+    frame = benchmark(quadratic(0.3), Bernoulli(t(0.4)), {"hot": hot, "cold": cold}, replicates=20_000)
+    assert not frame["unbiased"].any()
+    hot_row, cold_row = frame.iloc[0], frame.iloc[1]
+    assert hot_row["variance"] < cold_row["variance"] and abs(hot_row["bias"]) > abs(cold_row["bias"])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"replicates": 1}, ValueError, "replicates is at least 2"),
+        ({"n": 0}, ValueError, "n at least 1"),
+        ({"cost": lambda z: z.sum()}, CostError, "one value for each draw"),
+        ({"cost": lambda z: z * math.nan}, CostError, "the cost is NaN for"),
+        ({"estimators": {"sum": lambda q, f, n: f(q.rsample((n,))).sum()}}, ValueError, "'sum' returned"),
+        ({"estimators": {"cut": lambda q, f, n: f(q.sample((n,)))}}, ValueError, "carries no gradient"),
+    ],
+)
+def test_misuse_is_named(call: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        function(**({"cost": torch.cos, "q": NORMAL} | call))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_exact_variances_are_the_closed_forms(name: str) -> None:
+    make, forms = FORMS[name]
+    for k in (0.3, 1.3, 4.0):
+        for which in ("pathwise", "score_function"):
+            expected = forms(k, 0.5, 1.2)[which]
+            for parameter, value in exact_variance(which, make(k), NORMAL).items():
+                assert value.item() == pytest.approx(expected[parameter], rel=1e-7)
+
+
+def test_exact_variance_by_enumeration() -> None:
+    q = Bernoulli(logits=t(0.3).logit())
+    found = exact_variance("score_function", quadratic(0.45), q)["logits"].item()
+    assert found == pytest.approx(bit_variances(0.45**2, 0.55**2, 0.3)["score_function", 1], rel=1e-10)
+    with pytest.raises(NotApplicable, match="disarm uses more randomness than one draw of q"):
+        exact_variance("disarm", quadratic(0.45), q)
+    with pytest.raises(NotApplicable, match="measure_valued uses more randomness"):
+        exact_variance("measure_valued", torch.cos, NORMAL)
+    with pytest.raises(NotApplicable, match="a finite support or a normal of one dimension"):
+        exact_variance("pathwise", torch.cos, Uniform(t(0.0), t(1.0)))
+    with pytest.raises(NotApplicable, match="two grids of points disagree"):
+        exact_variance("score_function", step(0.3), NORMAL)
+
+
+def test_parameters_are_the_constructors_arguments() -> None:
+    for problem in PROBLEMS:
+        given = parameters(problem.q)
+        again = rebuild(problem.q, **given)
+        assert type(again) is type(problem.q)
+        z = problem.q.sample((4,))
+        torch.testing.assert_close(again.log_prob(z), problem.q.log_prob(z))
+        wide = rebuild(problem.q, **{name: p.expand(6, *p.shape) for name, p in given.items()})
+        assert wide.batch_shape == (6, *problem.q.batch_shape)
+    by_covariance = MultivariateNormal(t([0.0, 0.0]), covariance_matrix=torch.eye(2).double())
+    assert set(parameters(by_covariance)) == {"loc", "covariance_matrix"}
+    assert set(parameters(Independent(Bernoulli(t([0.5])), 1))) == {"probs"}
+    assert set(parameters(Bernoulli(logits=t([0.5])))) == {"logits"}
+
+
+def test_the_table_of_a_page() -> None:
+    frame = benchmark(torch.cos, NORMAL, ["pathwise", "frozen_epsilon"], replicates=1000)
+    page = table(frame).to_html()
+    assert page.count("font-style: italic") == 1  # one rule, for all cells of the biased estimator
+    for text in ("pathwise", "frozen_epsilon", "bias / s.e.", f"{frame['exact'][0]:.4f}"):
+        assert text in page
+    assert "coordinate" not in page, "only where there is more than one"
+    assert "nan" not in page.lower()
