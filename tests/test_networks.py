@@ -1,9 +1,13 @@
+import math
+from typing import get_args
+
 import pytest
 import torch
+from scipy import stats
 from torch.distributions import Bernoulli, Normal
 
 from vae_lab import VAE, DiagonalNormal
-from vae_lab.networks import ACTIVATIONS, Linear
+from vae_lab.networks import ACTIVATIONS, Latent, Linear
 from vae_lab.noise import Streams
 from vae_lab.registry import UnknownName
 
@@ -17,6 +21,7 @@ def test_linear_equals_torchs_for_every_replica_and_shape() -> None:
             torch.testing.assert_close(linear(x)[n, r], expected)
     torch.testing.assert_close(linear(x[0]), linear(x)[0])
     torch.testing.assert_close(linear(x[0, 0])[0], linear(x)[0, 0])
+    torch.testing.assert_close(linear(torch.stack([x, -x])), torch.stack([linear(x), linear(-x)]))
     assert linear(x[:1, :, :1]).shape == (1, 2, 1, 3), "axes of length one stay"
 
 
@@ -39,6 +44,37 @@ def test_shapes(likelihood: str, hidden: tuple[int, ...]) -> None:
     assert isinstance(p.base_dist, Bernoulli if likelihood == "bernoulli" else Normal)  # type: ignore[attr-defined]
     assert vae.prior.event_shape == (2,)
     assert vae.generate(9).shape == (3, 9, 5)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_binary_latents(hidden: tuple[int, ...]) -> None:
+    vae = VAE(5, 3, hidden, replicas=2, latent="bernoulli")
+    x = torch.rand(4, 5)
+    q = vae.encoder(x)
+    assert isinstance(q.base_dist, Bernoulli)
+    assert torch.equal(q.base_dist.logits, vae.encoder.stack(x)), "one output for each bit"
+    assert (q.batch_shape, q.event_shape) == ((2, 4), (3,))
+    z = q.sample((6,))
+    assert set(z.unique().tolist()) == {0, 1}
+    assert vae.decoder(z).batch_shape == (6, 2, 4)
+    assert (vae.prior.batch_shape, vae.prior.event_shape) == ((), (3,))
+    torch.testing.assert_close(vae.prior.log_prob(z), torch.full((6, 2, 4), -3 * math.log(2)))
+
+
+def test_binary_codes_are_generated_by_fair_coins() -> None:
+    """Each of the eight codes as often as the others (chi-squared test, one false alarm in a million)."""
+    vae = VAE(5, 3, (4,), replicas=2, latent="bernoulli").double()
+    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3)
+    with torch.no_grad():
+        means = vae.decoder(codes).mean  # type: ignore[attr-defined]
+    made = vae.generate(4000)
+    assert made.shape == (2, 4000, 5)
+    nearest = torch.cdist(made, means).min(-1)
+    assert nearest.values.max() < 1e-6, "nothing but binary codes"
+    assert torch.equal(nearest.indices[0], nearest.indices[1]), "the same for all replicas"
+    assert stats.chisquare(nearest.indices[0].bincount(minlength=8)).pvalue > 1e-6
+    assert torch.equal(made, vae.generate(4000))
+    assert not torch.equal(made, vae.generate(4000, seed=1))
 
 
 def test_equal_seeds_give_equal_weights_whatever_their_company() -> None:
@@ -65,9 +101,10 @@ def test_generate_is_the_same_prior_draw_for_all_replicas() -> None:
     assert not torch.equal(same, VAE(5, 2, replicas=2, seed=[1, 1]).generate(3, seed=3))
 
 
+@pytest.mark.parametrize("latent", get_args(Latent))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_config_makes_the_model_again(activation: str) -> None:
-    vae = VAE(5, 2, (4, 3), "gaussian", replicas=2, seed=[3, 8], activation=activation)
+def test_config_makes_the_model_again(activation: str, latent: Latent) -> None:
+    vae = VAE(5, 2, (4, 3), "gaussian", replicas=2, seed=[3, 8], activation=activation, latent=latent)
     again = VAE(**vae.config)
     assert again.config == vae.config
     for first, second in zip(vae.parameters(), again.parameters(), strict=True):
@@ -77,6 +114,8 @@ def test_config_makes_the_model_again(activation: str) -> None:
 def test_bad_arguments_say_what_was_expected() -> None:
     with pytest.raises(ValueError, match="likelihood is one of bernoulli, gaussian, got 'poisson'"):
         VAE(5, likelihood="poisson")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="latent is one of normal, bernoulli, got 'binary'"):
+        VAE(5, latent="binary")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="latents is at least 1, got 0"):
         VAE(5, latents=0)
     with pytest.raises(ValueError, match="hidden is at least 1, got -3"):

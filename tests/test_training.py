@@ -1,5 +1,8 @@
+import json
 import pickle
+from itertools import combinations
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -7,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vae_lab import VAE, evaluate, fit, load, training
+from vae_lab import ESTIMATORS, VAE, NotApplicable, elbo, evaluate, fit, load, training
 from vae_lab.data import Dataset
+from vae_lab.networks import Latent
+from vae_lab.objectives import OBJECTIVES
 from vae_lab.registry import UnknownName
 
 DIGITS = load("digits")
@@ -45,6 +50,113 @@ def test_a_replica_equals_the_model_trained_alone() -> None:
             rtol=1e-5,
             atol=1e-5,
         )
+
+
+@pytest.mark.parametrize(("objective", "samples"), [("elbo", 3), ("iwae", 3), ("dreg", 3)])
+def test_a_replica_equals_the_model_trained_alone_on_any_objective(objective: str, samples: int) -> None:
+    settings = {"objective": objective, "samples": samples, "epochs": 2, "batch_size": 50, "progress": False}
+    together = VAE(64, 4, (16,), replicas=2, seed=3)
+    history = fit(together, small(), seed=[6, 5], noise=["frozen", "gaussian"], **settings)  # type: ignore[arg-type]
+    alone = VAE(64, 4, (16,), seed=4)
+    own = fit(alone, small(), seed=5, noise="gaussian", **settings)  # type: ignore[arg-type]
+    for several, one in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(several[1], one[0])
+    np.testing.assert_allclose(history[history.replica == 1]["elbo"], own["elbo"], rtol=1e-5)
+
+
+def test_objectives_train_to_different_models_and_report_the_elbo() -> None:
+    """Of frozen weights, all objectives report the same ELBO: that of the draws trained with."""
+    data = small(binarize=None)
+    weights, reports = {}, {}
+    for name in OBJECTIVES:
+        settings = {"objective": name, "samples": 4, "batch_size": 50, "progress": False}
+        vae = VAE(64, 4, (16,), replicas=2)
+        before = evaluate(vae, data.test)["log_likelihood"]
+        fit(vae, data, epochs=5, learning_rate=1e-2, **settings)  # type: ignore[arg-type]
+        assert (evaluate(vae, data.test)["log_likelihood"] > before + 5).all()
+        weights[name] = vae.encoder.stack.layers[0].weight.detach()
+        frozen = fit(VAE(64, 4, (16,)), data, epochs=1, learning_rate=1e-12, **settings)  # type: ignore[arg-type]
+        reports[name] = frozen["elbo"][0]
+    for first, second in combinations(OBJECTIVES, 2):
+        assert not torch.allclose(weights[first], weights[second], rtol=1e-3)
+        assert reports[first] == pytest.approx(reports[second], rel=1e-6)
+
+
+def test_more_samples_see_more_noise() -> None:
+    """Samples are independent draws: with frozen weights, the spread of the reconstruction falls."""
+    vae = VAE(64, 4, (16,))
+    with torch.no_grad():
+        vae.decoder.stack.layers[0].weight.mul_(10)  # a decoder that heeds its code
+    spread = []
+    for samples in (1, 16):
+        reports = [
+            fit(
+                vae, DIGITS.train[:20], epochs=1, samples=samples, learning_rate=1e-12, seed=s, progress=False
+            )
+            for s in range(40)
+        ]
+        spread.append(np.var([report["reconstruction"][0] for report in reports]))
+    assert 6 < spread[0] / spread[1] < 43, "16, by an F test with 39 degrees of freedom at 0.3%"
+
+
+def binary(**changes: object) -> VAE:
+    return VAE(**({"features": 64, "latents": 6, "hidden": (16,), "latent": "bernoulli"} | changes))  # type: ignore[arg-type]
+
+
+def applies(name: str) -> bool:
+    try:
+        elbo(binary(), DIGITS.test[:2], estimator=name, n=2)
+    except NotApplicable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if applies(name)])
+def test_binary_latents_train_by_every_estimator_for_them(name: str) -> None:
+    data, state = small(), torch.get_rng_state()
+    runs = []
+    for seed in (0, 0, 1):
+        vae = binary(replicas=2)
+        before = evaluate(vae, data.test)["elbo"]
+        history = fit(
+            vae, data, epochs=4, learning_rate=1e-2, estimator=name, samples=2, seed=seed, progress=False
+        )
+        assert (evaluate(vae, data.test)["elbo"] > before + 5).all()
+        runs.append((history.drop(columns="seconds"), [p.detach() for p in vae.parameters()]))
+    assert torch.equal(state, torch.get_rng_state()), "the caller's generator is left as it was"
+    (first, weights), (same, equal), (other, _) = runs
+    assert first.equals(same)
+    assert all(torch.equal(a, b) for a, b in zip(weights, equal, strict=True))
+    assert not first.equals(other)
+    assert first["elbo"][0] != first["elbo"][1], "replicas have draws of their own"
+
+
+def test_every_estimator_for_binary_latents_was_trained_by() -> None:
+    names = {name for name in ESTIMATORS if applies(name)}
+    assert {"score_function", "rloo", "arm", "disarm", "rebar", "relax", "gumbel_softmax"} <= names
+    assert "pathwise" not in names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "pathwise is not applicable: Bernoulli has no rsample"),
+        (
+            {"objective": "iwae"},
+            "eps moves normal latents, and this VAE's are Bernoulli; use objective='elbo'",
+        ),
+        ({"objective": "dreg"}, "such as 'disarm' or 'rebar'"),
+        ({"estimator": "rloo"}, "n is at least 2, got 1"),
+        ({"estimator": "measure_valued", "noise": "none"}, "'measure_valued' draws z by itself"),
+    ],
+)
+def test_binary_latents_refuse_a_path_before_any_step(settings: dict[str, str], message: str) -> None:
+    vae, state = binary(), torch.get_rng_state()
+    before = [parameter.clone() for parameter in vae.parameters()]
+    with pytest.raises(ValueError, match=message):
+        fit(vae, small(), epochs=1, progress=False, **settings)  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_training_is_repeatable_and_seeds_matter() -> None:
@@ -141,6 +253,15 @@ def test_without_noise_the_report_is_better_and_the_honest_score_worse() -> None
         ({"beta": float("nan")}, ValueError, "beta is finite and not negative, got"),
         ({"noise_scale": -1.0}, ValueError, "noise_scale is finite and not negative"),
         ({"seed": -1}, ValueError, "seeds are not negative"),
+        ({"objective": "iwea"}, UnknownName, "unknown objective 'iwea'; did you mean 'iwae'"),
+        ({"estimator": "rlo"}, UnknownName, "unknown estimator 'rlo'; did you mean 'rloo'"),
+        ({"samples": 0}, ValueError, "samples is at least 1, got 0"),
+        ({"objective": "iwae", "estimator": "rloo"}, ValueError, "objective='iwae' has its own gradient"),
+        ({"objective": "iwae", "beta": [1.0, 2.0]}, ValueError, "beta weighs the KL of objective='elbo'"),
+        ({"estimator": "rloo", "noise": "none"}, ValueError, "'rloo' draws z by itself"),
+        ({"estimator": "rloo", "noise_scale": 0.5}, ValueError, "'rloo' draws z by itself"),
+        ({"estimator": "rloo"}, NotApplicable, "n is at least 2, got 1"),
+        ({"estimator": "arm"}, NotApplicable, "needs a Bernoulli, got Normal"),
         ({"data": np.zeros((9, 64))}, ValueError, "got ndarray; torch.as_tensor converts"),
         ({"data": torch.rand(9, 64), "test_every": 1}, ValueError, "test_every needs a Dataset"),
         ({"data": torch.rand(9, 63)}, ValueError, "features=64, but the items have 63"),
@@ -167,6 +288,35 @@ def test_a_loss_that_is_not_finite_names_epoch_replica_and_setting() -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("latent", get_args(Latent))
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_nan_is_reported_whoever_draws(latent: Latent, part: str) -> None:
+    """From the decoder it reaches the loss; from an encoder's NaN torch refuses to draw."""
+    vae = VAE(64, 4, (16,), replicas=2, latent=latent)
+    with torch.no_grad():
+        getattr(vae, part).stack.layers[0].weight[1, 3] = torch.nan
+    with pytest.raises(FloatingPointError) as caught:
+        fit(vae, small(), epochs=3, estimator="score_function", samples=2, beta=0.5, progress=False)
+    for words in ("epoch 1, replica 1", "estimator='score_function'", "samples=2", "beta=0.5"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("latent", "settings"),
+    [
+        ("normal", {}),
+        ("normal", {"objective": "iwae"}),
+        ("normal", {"estimator": "rloo"}),
+        ("bernoulli", {"estimator": "rloo"}),
+        ("bernoulli", {"estimator": "gumbel_softmax"}),
+    ],
+)
+def test_a_learning_rate_that_ruins_the_weights_is_reported(latent: Latent, settings: dict[str, Any]) -> None:
+    vae = VAE(64, 4, (16,), latent=latent)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, replica 0: .*learning_rate=1e"):
+        fit(vae, small(), epochs=2, learning_rate=1e30, samples=2, progress=False, **settings)
+
+
 def test_weights_that_the_last_step_ruins_are_noticed() -> None:
     with pytest.raises(FloatingPointError, match="epoch 1, replica 0"):
         fit(VAE(64, 4, (16,)), small(), epochs=1, batch_size=200, learning_rate=1e39, progress=False)
@@ -186,6 +336,20 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert next(training.load(path).parameters()).dtype == torch.float64
     with pytest.raises(FileNotFoundError, match="no folder"):
         training.save(vae, tmp_path / "missing" / "model.safetensors")
+
+
+def test_binary_latents_are_saved_and_files_from_before_them_still_load(tmp_path: Path) -> None:
+    path, vae = tmp_path / "model.safetensors", binary(replicas=2)
+    training.save(vae, path)
+    again, x = training.load(path), DIGITS.test[:3]
+    assert again.config == vae.config
+    assert again.config["latent"] == "bernoulli"
+    assert torch.equal(again.encoder(x).base_dist.logits, vae.encoder(x).base_dist.logits)
+
+    old = VAE(64, 4, (16,))
+    config = {key: value for key, value in old.config.items() if key != "latent"}
+    save_file(old.state_dict(), path, metadata={"vae_lab": json.dumps(config)})
+    assert training.load(path).config == old.config
 
 
 def test_a_failing_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from .noise import Streams, standard_normal, standard_uniform
 from .registry import Registry
 
 Likelihood = Literal["bernoulli", "gaussian"]
+Latent = Literal["normal", "bernoulli"]
 
 ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
     {"gelu": nn.functional.gelu, "tanh": torch.tanh, "relu": torch.relu}, kind="activation"
@@ -58,12 +59,14 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(streams.draw(standard_uniform, 1, outputs).sub_(0.5) * (2 * bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in), (R, B, in) or (N, R, B, in) -> (R, B, out) or (N, R, B, out)."""
+        """(B, in) or (..., R, B, in) -> (R, B, out) or (..., R, B, out)."""
         replicas = self.weight.shape[0]
-        if x.ndim == 4:
+        if x.ndim > 3:
             # Samples are more rows for the same weights: one product, not N.
-            rows = x.movedim(1, 0).reshape(replicas, -1, x.shape[-1])
-            return self(rows).unflatten(1, (x.shape[0], x.shape[2])).movedim(1, 0)
+            samples = x.flatten(0, -4)
+            rows = samples.movedim(1, 0).reshape(replicas, -1, x.shape[-1])
+            out = self(rows).unflatten(1, (len(samples), x.shape[-2])).movedim(1, 0)
+            return out.unflatten(0, x.shape[:-3])
         return torch.baddbmm(self.bias, x.expand(replicas, *x.shape[-2:]), self.weight)
 
 
@@ -82,19 +85,32 @@ class _Stack(nn.Module):
         return head(x)
 
 
-class Encoder(nn.Module):
-    """q(z|x): items (…, features) -> `DiagonalNormal` over z, batch shape (R, B).
+def _bits(logits: Tensor) -> Independent:
+    """Independent Bernoulli variables along the last axis; unvalidated."""
+    return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
 
-    One merged head gives mu and log sigma side by side. Nothing but the loss tells the halves apart:
-    one enters z as it is, the other through exp.
+
+class Encoder(nn.Module):
+    """q(z|x): items (…, features) -> a distribution over z, batch shape (R, B).
+
+    A `DiagonalNormal`: one merged head gives mu and log sigma side by side. Nothing but the loss tells the
+    halves apart: one enters z as it is, the other through exp. Or independent Bernoulli variables, by
+    their logits.
     """
 
-    def __init__(self, widths: Sequence[int], activation: str, streams: Streams) -> None:
+    def __init__(self, widths: Sequence[int], activation: str, streams: Streams, latent: Latent) -> None:
         super().__init__()
         self.stack = _Stack(widths, activation, streams)
+        self.latent = latent
 
-    def forward(self, x: Tensor) -> DiagonalNormal:
-        mu, log_sigma = self.stack(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor) -> Any:
+        return self.posterior(self.stack(x))
+
+    def posterior(self, head: Tensor) -> Any:
+        """The distribution whose parameters the last layer's output (…, 2Z) or (…, Z) holds."""
+        if self.latent == "bernoulli":
+            return _bits(head)
+        mu, log_sigma = head.chunk(2, dim=-1)
         return DiagonalNormal(mu, log_sigma, validate_args=False)
 
 
@@ -116,8 +132,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Distribution:
         out = self.stack(z)
         if self.log_scale is None:
-            # Unvalidated: grey values in [0, 1] are allowed and give the cross-entropy.
-            return Independent(Bernoulli(logits=out, validate_args=False), 1, validate_args=False)
+            return _bits(out)  # grey values in [0, 1] are allowed and give the cross-entropy
         return Independent(Normal(out, self.log_scale.exp(), validate_args=False), 1, validate_args=False)
 
 
@@ -125,8 +140,10 @@ class VAE(nn.Module):
     """Encoder q(z|x), prior p(z) = N(0, I) and decoder p(x|z), R replicas of each.
 
     `features` is the size of an item, `latents` that of z; `hidden` gives the encoder's hidden widths,
-    mirrored in the decoder. `seed` is the first replica's (the others follow by one) or a sequence with
-    one seed per replica; equal seeds give equal weights. Source: kingma2014auto.
+    mirrored in the decoder. With `latent="bernoulli"` z is binary, and the prior a fair coin for each
+    coordinate; such z has no path for gradients, so `fit` needs one of the estimators for discrete q.
+    `seed` is the first replica's (the others follow by one) or a sequence with one seed per replica; equal
+    seeds give equal weights. Source: kingma2014auto.
 
     >>> vae = VAE(64, latents=2, replicas=3)
     >>> q = vae.encoder(torch.zeros(10, 64))
@@ -143,13 +160,15 @@ class VAE(nn.Module):
         replicas: int = 1,
         seed: int | Sequence[int] = 0,
         activation: str = "gelu",
+        latent: Latent = "normal",
     ) -> None:
         super().__init__()
         # Plain integers: numpy's would train and then not be saved.
         features, latents, replicas = index(features), index(latents), index(replicas)
         hidden = tuple(map(index, hidden))
-        if likelihood not in get_args(Likelihood):
-            raise ValueError(f"likelihood is one of {', '.join(get_args(Likelihood))}, got {likelihood!r}")
+        for name, choice, kinds in (("likelihood", likelihood, Likelihood), ("latent", latent, Latent)):
+            if choice not in get_args(kinds):
+                raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}, got {choice!r}")
         sizes = {
             "features": features,
             "latents": latents,
@@ -160,10 +179,12 @@ class VAE(nn.Module):
             if size < 1:
                 raise ValueError(f"{name} is at least 1, got {size}")
         self.features, self.latents, self.hidden = features, latents, hidden
-        self.likelihood, self.replicas, self.activation = likelihood, replicas, activation
+        self.likelihood, self.latent = likelihood, latent
+        self.replicas, self.activation = replicas, activation
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
-        self.encoder = Encoder([features, *hidden, 2 * latents], activation, streams)
+        head = 2 * latents if latent == "normal" else latents
+        self.encoder = Encoder([features, *hidden, head], activation, streams, latent)
         self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor
@@ -171,20 +192,22 @@ class VAE(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this model again (before training)."""
-        names = ("features", "latents", "hidden", "likelihood", "replicas", "activation")
+        names = ("features", "latents", "hidden", "likelihood", "replicas", "activation", "latent")
         return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property
-    def prior(self) -> DiagonalNormal:
-        """p(z) = N(0, I): event shape (Z,), no batch shape."""
+    def prior(self) -> Any:
+        """p(z): event shape (Z,), no batch shape."""
+        if self.latent == "bernoulli":
+            return _bits(self._origin)
         return DiagonalNormal(self._origin, self._origin, validate_args=False)
 
     def generate(self, n: int, seed: int = 0) -> Tensor:
         """Means of p(x|z) for `n` draws of z from the prior, the same for all replicas: (R, n, features)."""
-        z = (
-            Streams([seed], "prior", self._origin.device)
-            .draw(standard_normal, n, self.latents)
-            .to(self._origin)
-        )
+        streams = Streams([seed], "prior", self._origin.device)
+        if self.latent == "bernoulli":
+            z = streams.draw(standard_uniform, n, self.latents) < 0.5
+        else:
+            z = streams.draw(standard_normal, n, self.latents)
         with torch.no_grad():
-            return self.decoder(z).mean
+            return self.decoder(z.to(self._origin)).mean

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +19,12 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 from tqdm import tqdm
 
+from .costs import CostError
 from .data import Dataset
+from .estimators import ESTIMATORS
 from .networks import VAE, replica_seeds
 from .noise import NOISES, Streams, TrainingNoise, standard_uniform
-from .objectives import as_items, elbo, evaluate
+from .objectives import OBJECTIVES, Draws, as_items, bound, check_objective, elbo, evaluate, terms_by
 
 T = TypeVar("T", str, float)
 
@@ -40,6 +43,7 @@ def _permutation(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randperm(shape[0], generator=generator, device=generator.device)
 
 
+@torch.random.fork_rng()  # leaves the caller's generators as they were
 def fit(
     vae: VAE,
     data: Dataset | Tensor,
@@ -47,6 +51,9 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
+    objective: str = "elbo",
+    estimator: str = "pathwise",
+    samples: int = 1,
     noise: str | Sequence[str] = "gaussian",
     noise_scale: float | Sequence[float] = 1.0,
     beta: float | Sequence[float] = 1.0,
@@ -54,23 +61,31 @@ def fit(
     test_every: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train every replica of `vae` in place by Adam on reconstruction − beta · KL.
+    """Train every replica of `vae` in place by Adam on reconstruction − beta · KL, or on another objective.
 
-    `data` is a `Dataset` or a float tensor (items, features). `noise` (a name in `NOISES`),
-    `noise_scale` and `beta` take one value or one per replica. `seed` is the first replica's (the others
-    follow by one) or a sequence; it decides batch order, binarisation and eps of its replica and nothing
-    else does, so replica r equals the same model trained alone with the same seeds. `test_every` > 0
-    scores the test items of a `Dataset` every so many epochs with one Gaussian sample.
+    `data` is a `Dataset` or a float tensor (items, features). `objective` is a name in `OBJECTIVES`,
+    `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item and step. `noise` (a
+    name in `NOISES`), `noise_scale` and `beta` take one value or one per replica; the first two are for
+    `pathwise` only, beta for the ELBO. `test_every` > 0 scores the test items of a `Dataset` every so many
+    epochs with one draw of z.
+
+    `seed` is the first replica's (the others follow by one) or a sequence; it decides batch order,
+    binarisation and eps of its replica and nothing else does, so replica r equals the same model trained
+    alone with the same seeds. Only estimators other than `pathwise` draw z for all replicas from one stream,
+    which the first seed starts: runs then repeat, and replicas are independent, but none equals the model
+    trained alone. The caller's generators are left as they were.
 
     Returns one row per epoch and replica: `epoch, replica, elbo, reconstruction, kl, seconds` and, where
     scored, `test_elbo`. The bounds are means over the epoch's items in nats, with the noise that was
-    trained with and beta = 1, as seen by the weights on their way; `seconds` counts from the start.
+    trained with and beta = 1, as seen by the weights on their way, whatever the objective; `seconds` counts
+    from the start.
 
     Training can go on by another call, with a fresh optimiser and epochs counted from 1; give it another
     `seed`, or it repeats the order and the noise of the first.
 
-    Raises ValueError or KeyError before any compute for data or settings that do not fit, and
-    FloatingPointError naming epoch, replica and setting when loss or weights are no longer finite.
+    Raises ValueError (`NotApplicable` for an estimator) or KeyError before the first step for data or
+    settings that do not fit, and FloatingPointError naming epoch, replica and setting when loss or weights
+    are no longer finite.
     Source: kingma2015adam for the optimiser.
     """
     train = as_items(vae, data.train if isinstance(data, Dataset) else data)
@@ -94,15 +109,37 @@ def fit(
             raise ValueError(f"{setting} is finite and not negative, got {values}")
     seeds = replica_seeds(seed, vae.replicas)
     items, device = len(train), train.device
+    check_objective(objective, estimator)
+    if samples < 1:
+        raise ValueError(f"samples is at least 1, got {samples}")
+    if objective != "elbo" and any(value != 1 for value in betas):
+        raise ValueError(f"beta weighs the KL of objective='elbo'; with {objective!r} it is 1, got {betas}")
+    own_draws = estimator != "pathwise"  # of z, not by the trick
+    if own_draws and (set(names) != {"gaussian"} or any(value != 1 for value in scales)):
+        raise ValueError(
+            f"{estimator!r} draws z by itself; a law or scale of eps is for estimator='pathwise', "
+            f"got noise={names} and noise_scale={scales}"
+        )
+    if own_draws or vae.latent != "normal":
+        # What the estimator requires, tried on one item. NaN is reported below.
+        with suppress(CostError, RuntimeError):
+            bound(vae, vae.encoder(train[:1]), train[:1], objective, estimator, samples)
 
     order_streams = Streams(seeds, "order", device)
     pixel_streams = Streams(seeds, "binarize", device)
     eps_source = TrainingNoise(
-        names, scales, seeds, items=items, batch_size=batch_size, latents=vae.latents, device=device
+        names,
+        scales,
+        seeds,
+        items=items,
+        batch_size=batch_size,
+        latents=samples * vae.latents,
+        device=device,
     )
     weight = torch.tensor(betas, dtype=train.dtype, device=device).view(-1, 1)
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
+    if own_draws:
+        torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
     # glibc hands the memory of large tensors back to the kernel at every step, and takes it again page by
     # page, until it has once seen a free of nearly 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
     torch.empty(31 * 2**20, dtype=torch.uint8)
@@ -110,7 +147,8 @@ def fit(
     bar = tqdm(range(1, epochs + 1), "training", unit="epoch", disable=not progress, mininterval=1.0)
     for epoch in bar:
         order = order_streams.draw(_permutation, items)
-        eps = eps_source.epoch(order).to(train)
+        if not own_draws:  # (N, R, items, Z)
+            eps = eps_source.epoch(order).to(train).unflatten(-1, (samples, -1)).movedim(2, 0)
         totals = torch.zeros(2, vae.replicas, dtype=train.dtype, device=device)
         for first in range(0, items, batch_size):
             batch = slice(first, first + batch_size)
@@ -118,23 +156,37 @@ def fit(
             x = train.index_select(0, index.flatten()).unflatten(0, index.shape)
             if dynamic:
                 x = (pixel_streams.draw(standard_uniform, *x.shape[1:]) < x).to(x.dtype)
-            terms = elbo(vae, x, eps[:, batch])
-            objective = terms.weighted(weight)
+            if own_draws:
+                try:  # unchecked, so that NaN reaches the totals, which know the replica
+                    terms = terms_by(ESTIMATORS[estimator].function, vae, vae.encoder(x), x, samples)
+                except (RuntimeError, ValueError):  # torch draws nothing where q's parameters are NaN
+                    lost = vae.encoder.stack(x).isnan().flatten(1).any(1)
+                    if not lost.any():
+                        raise
+                    totals[:, lost] = math.nan
+                    break
+            elif objective == "elbo":
+                terms = elbo(vae, x, eps[:, :, batch].squeeze(0))  # a single sample needs no axis
+            else:
+                draws = Draws(vae, vae.encoder(x), x, eps[:, :, batch])
+                terms = draws.terms
+            value = terms.weighted(weight) if objective == "elbo" else OBJECTIVES[objective].function(draws)
             optimizer.zero_grad()
             # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
-            objective.backward(torch.full_like(objective, -1 / objective.shape[-1]))
+            value.backward(torch.full_like(value, -1 / value.shape[-1]))
             optimizer.step()
             totals += torch.stack([term.detach().sum(-1) for term in terms])
         reconstruction, kl = (totals / items).double().cpu()
         # The last step of an epoch shows in the weights only.
-        sound = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in parameters]).all(0).cpu()
+        sound = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in vae.parameters()]).all(0).cpu()
         finite = (reconstruction - kl).isfinite() & sound
         if not finite.all():
             r = int((~finite).nonzero()[0])
             raise FloatingPointError(
                 f"loss or weights are not finite in epoch {epoch}, replica {r}: "
                 f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
-                f"with noise={names[r]!r}, noise_scale={scales[r]:g}, beta={betas[r]:g}, "
+                f"with {objective=}, {estimator=}, {samples=}, noise={names[r]!r}, "
+                f"noise_scale={scales[r]:g}, beta={betas[r]:g}, "
                 f"seed={seeds[r]}, learning_rate={learning_rate:g}; try a smaller learning rate"
             )
         rows = {
