@@ -6,7 +6,8 @@
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
 An executed notebook depends on the notebook, its parameters, the package and the lock file; the book
-also on everything in book/. Snakemake compares contents, so touching a file re-runs nothing.
+also on everything in book/, and on the package directly, since two of its pages are made from it. Snakemake
+compares contents, so touching a file re-runs nothing.
 """
 
 import json
@@ -29,6 +30,7 @@ if missing := {"name", "output", "notebooks"} - set(config):
     raise WorkflowError(f"The configuration lacks {', '.join(sorted(missing))}; config/book.yaml shows all keys.")
 
 NAME, OUTPUT = config["name"], config["output"]
+PACKAGE = sorted(map(str, Path("vae_lab").rglob("*.py")))
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
 EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
@@ -40,6 +42,7 @@ JOB = "exec {sys.executable:q} workflow/jobs.py"
 rule book:
     input:
         sorted(map(str, pages(Path("book")))),
+        PACKAGE,
         "requirements.lock",
         executed=expand(EXECUTED, notebook=NOTEBOOKS),
     output:
@@ -48,7 +51,7 @@ rule book:
         staged=f"build/{NAME}/source",
         output=OUTPUT,
     shell:
-        JOB + " book --parent $PPID book {params.staged} {params.output} {input.executed}"
+        JOB + " book --parent $PPID book vae_lab {params.staged} {params.output} {input.executed}"
 
 
 rule notebooks:
@@ -58,7 +61,7 @@ rule notebooks:
 
 rule notebook:
     input:
-        sorted(map(str, Path("vae_lab").rglob("*.py"))),
+        PACKAGE,
         "requirements.lock",
         notebook="notebooks/{notebook}.ipynb",
     output:

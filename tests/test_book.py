@@ -8,22 +8,37 @@ from __future__ import annotations
 
 import base64
 import functools
+import importlib
+import inspect
 import io
 import os
+import pickle
+import pkgutil
 import re
 import runpy
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from urllib.parse import urldefrag, urljoin, urlparse
 
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageColor
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from test_project import ORDER
+from torch.distributions import Distribution, Independent
+
+import vae_lab
+from vae_lab import ESTIMATORS
+from vae_lab.costs import NotApplicable
+from vae_lab.objectives import OBJECTIVES
 
 BOOK = Path(__file__).parents[1] / "book"
 CONTENTS = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
@@ -370,6 +385,198 @@ def test_links_resolve(visit: Callable[[str], Visit], quick_book: Path, site: st
         elif fragment and target.suffix == ".html" and f'id="{fragment}"' not in target.read_text("utf-8"):
             broken.append(f"{address}#{fragment}")
     assert broken == []
+
+
+# Pages made from the package
+
+MADE = ["estimators", "api"]
+MODULES = [
+    importlib.import_module(f"vae_lab.{module.name}") for module in pkgutil.iter_modules(vae_lab.__path__)
+]
+
+
+@dataclass
+class Row:
+    """A row of a table as it was written, before formulas are drawn."""
+
+    cells: list[str]
+    links: list[str]
+
+
+def rows(page: Page, table: str) -> list[Row]:
+    """The body of a table, with the quotes and apostrophes of docstrings."""
+    found = page.evaluate(
+        """async table => {
+            const source = await (await fetch(location.href)).text();
+            const page = new DOMParser().parseFromString(source, "text/html");
+            return [...page.querySelectorAll(`#${table} tbody tr`)].map(row => [
+                [...row.cells].map(cell => cell.textContent.trim()),
+                [...row.querySelectorAll("a")].map(link => link.getAttribute("href")),
+            ]);
+        }""",
+        table,
+    )
+    straight = str.maketrans("‘’“”", "''\"\"")
+    return [Row([cell.translate(straight) for cell in cells], links) for cells, links in found]
+
+
+def plain(docstring: str | None) -> str:
+    """The first line of a docstring, without the marks of code."""
+    return (docstring or "").partition("\n")[0].replace("`", "")
+
+
+def test_every_estimator_has_its_row(visit: Callable[[str], Visit]) -> None:
+    table = rows(visit("estimators").page, "table-estimators")
+    assert [row.cells[0].split()[0] for row in table] == list(ESTIMATORS)
+    for row, (name, estimator) in zip(table, ESTIMATORS.items(), strict=True):
+        _, definition, requires, bias, _ = row.cells
+        assert definition == plain(estimator.summary)
+        assert requires.split("\n") == [plain(r.__doc__) for r in estimator.requires] or ["nothing"]
+        assert bias == ("unbiased" if estimator.unbiased else "biased")
+        entry = f"api.html#{estimator.function.__module__}.{name}"
+        assert row.links == [entry, f"bibliography.html#{estimator.reference}"]
+
+
+def test_every_objective_has_its_row(visit: Callable[[str], Visit]) -> None:
+    table = rows(visit("estimators").page, "table-objectives")
+    assert [row.cells[:2] for row in table] == [[name, plain(o.summary)] for name, o in OBJECTIVES.items()]
+    for row, (name, objective) in zip(table, OBJECTIVES.items(), strict=True):
+        entry = f"api.html#{objective.function.__module__}.{name}"
+        assert row.links == [entry, f"bibliography.html#{objective.reference}"]
+
+
+def of_kind(kind: str, size: int) -> Distribution:
+    """A distribution of the named kind in `size` dimensions."""
+    law: Any = getattr(torch.distributions, kind)
+    required = [p for p in inspect.signature(law).parameters.values() if p.default is p.empty]
+    q = law(*[torch.full((size,), 0.5)] * max(1, len(required)))
+    return q if q.event_shape else Independent(q, 1)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_evaluations_are_those_that_the_estimator_counts(visit: Callable[[str], Visit], name: str) -> None:
+    """At other n and D than the formula was found from, and for all kinds of q that the estimator takes."""
+    (cell,) = [
+        row.cells[-1]
+        for row in rows(visit("estimators").page, "table-estimators")
+        if row.cells[0].split()[0] == name
+    ]
+    formulas = re.findall(r"\\\((.+?)\\\)(?: for ([\w, ]+))?", cell)
+    assert formulas, cell
+    taken = 0
+    for kind in ("Normal", "Laplace", "Gamma", "Exponential", "Poisson", "Bernoulli", "OneHotCategorical"):
+        for n, size in ((2, 1), (6, 5), (10, 4)):
+            q = of_kind(kind, size)
+            try:
+                ESTIMATORS[name](q, lambda z: (z**2).sum(-1), n)
+            except NotApplicable:
+                continue
+            (formula,) = [text for text, kinds in formulas if not kinds or kind in kinds.split(", ")]
+            product = re.sub(r"(?<=[\dn])(?=[nD])", "*", formula.replace(r"\,", "*"))
+            assert eval(product, {"n": n, "D": size}) == ESTIMATORS[name].evaluations(n, q), (formula, kind)
+            taken += 1
+    assert taken
+
+
+def test_all_modules_have_a_section_from_the_bottom_up(visit: Callable[[str], Visit]) -> None:
+    sections = visit("api").page.locator("article h2 code").all_inner_texts()
+    names = {module.__name__ for module in MODULES}
+    expected = [f"vae_lab.{name}" for name in ORDER if f"vae_lab.{name}" in names]
+    assert sections == expected, "give a new module its section in book/api.md"
+
+
+def public(module: ModuleType) -> set[str]:
+    """Full names of the functions, classes and registered things that a module defines."""
+    members = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
+    return {
+        f"{module.__name__}.{name}"
+        for name, thing in members.items()
+        if (callable(thing) and getattr(thing, "function", thing).__module__ == module.__name__)
+        or (isinstance(thing, vae_lab.registry.Registry) and name in module.__annotations__)
+    }
+
+
+def test_all_that_is_public_has_one_entry(visit: Callable[[str], Visit]) -> None:
+    page = visit("api").page
+    entries = page.locator("article dt.sig").evaluate_all("entries => entries.map(entry => entry.id)")
+    assert len(entries) == len(set(entries))
+    assert set().union(*map(public, MODULES)) <= set(entries)
+    assert [entry for entry in entries if "._" in entry] == []
+    top = rows(page, "table-names")
+    assert [row.cells[0] for row in top] == vae_lab.__all__
+    assert {row.links[0].removeprefix("#") for row in top} <= set(entries)
+    assert [row.cells for row in top if not row.cells[1]] == []
+
+
+def test_estimators_are_shown_as_they_are_called(visit: Callable[[str], Visit]) -> None:
+    entry = visit("api").page.locator("dl:has(> [id='vae_lab.discrete.rebar'])")
+    assert entry.locator("dt").inner_text().removesuffix("#") == (
+        "rebar(q, cost, n=1, *, temperature=0.5, scale=1.0)"
+    )
+    assert "Unbiased. Source: Tucker et al. [2017]." in entry.inner_text()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_shows_nothing_of_the_machine_that_made_it(quick_book: Path, name: str) -> None:
+    text = (quick_book / f"{name}.html").read_text("utf-8")
+    assert re.findall(r".*\bat 0x[0-9a-f]+.*|&lt;(?:function|class|module|object) .*", text) == []
+    assert [
+        str(p) for p in (BOOK.parent, Path.home(), sys.prefix, Path(torch.__file__).parent) if f"{p}/" in text
+    ] == []
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_is_made_again_when_the_package_changes(quick_book: Path, name: str) -> None:
+    """Sphinx knows the files that the page was made from."""
+    with (quick_book.parent / ".doctrees" / "environment.pickle").open("rb") as file:
+        dependencies = pickle.load(file).dependencies[name]
+    known = {(Path(vae_lab.__path__[0]) / Path(path).name).resolve() for path in dependencies}
+    assert {Path(str(module.__file__)).resolve() for module in (vae_lab, *MODULES)} <= known
+
+
+def test_docstrings_become_restructuredtext() -> None:
+    convert = runpy.run_path(str(BOOK / "extensions" / "vae_reference.py"))["for_the_page"]
+    docstring = """z (*batch, Z) of `q(z|x)`, *not* z_1.
+
+See williams1992simple; raises `NotApplicable` (kingma2014auto,
+mohamed2020monte).
+
+    E_q[f] = mu * f
+
+* `a
+  b`: one
+
+>>> 2 * 3
+6"""
+    page = r"""z (\*batch, Z) of ``q(z|x)``\ , *not* z\_1.
+
+See :cite:t:`williams1992simple`; raises :py:obj:`NotApplicable <vae_lab.costs.NotApplicable>`\  """
+    page += r""":cite:p:`kingma2014auto, mohamed2020monte`.
+
+.. code-block:: text
+
+    E_q[f] = mu * f
+
+* ``a b``\ : one
+
+>>> 2 * 3
+6"""
+    lines = docstring.split("\n")
+    convert(None, "function", "name", None, None, lines)
+    assert "\n".join(lines) == page
+
+
+def test_the_example_of_ones_own_estimator_works() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (BOOK / "estimators.md").read_text("utf-8"), re.DOTALL)
+    exec(example, vars(vae_lab.estimators) | {"__name__": "example"})
+    try:
+        own = ESTIMATORS["pathwise_twice"]
+        q = Independent(torch.distributions.Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1)
+        assert own(q, lambda z: z.sum(-1), 3).shape == (3, 4)
+        assert own.evaluations(3, q) == 6
+        assert own.summary == "Pathwise with two draws for each sample."
+    finally:
+        del ESTIMATORS["pathwise_twice"]
 
 
 def test_mentions_no_repository_until_its_address_is_set(visit: Callable[[str], Visit]) -> None:

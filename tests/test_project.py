@@ -25,12 +25,14 @@ ORDER = [
     "distributions",
     "noise",
     "costs",
+    "oracle",
     "estimators",
     "coupled",
     "discrete",
     "benchmark",
     "networks",
     "objectives",
+    "gradients",
     "linear",
     "data",
     "training",
@@ -145,6 +147,8 @@ def test_the_readmes_commands_and_code_are_true(capsys: pytest.CaptureFixture[st
         assert re.search(rf"^{name}: ", parameters, re.MULTILINE), name
     for path in re.findall(r"\]\((?!http)([^)]+)\)", readme):
         assert (ROOT / path).is_file(), path
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    exec(code.replace("epochs=150", "epochs=1"), {})
+    training, measuring = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(training.replace("epochs=150", "epochs=1"), {})
     assert "log_likelihood" in capsys.readouterr().out
+    exec(measuring, {})
+    assert "efficiency" in capsys.readouterr().out

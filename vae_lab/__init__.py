@@ -1,13 +1,14 @@
 """vae_lab: the reparameterization trick in variational autoencoders, measured."""
 
 from .benchmark import benchmark
-from .costs import NotApplicable, exact_gradient
+from .costs import NotApplicable
 from .data import load
 from .distributions import DiagonalNormal, reparameterize
 from .estimators import ESTIMATORS, estimator
 from .networks import VAE
 from .noise import NOISES, noise
 from .objectives import elbo, evaluate
+from .oracle import exact_gradient
 from .training import fit
 
 __all__ = [

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from . import coupled, discrete  # noqa: F401 (they register their estimators)
-from .costs import Cost, NotApplicable, exact_gradient, normal_grid, support
+from .costs import Cost, NotApplicable
 from .distributions import parameters, rebuild, reparameterize, unwrap
 from .estimators import ESTIMATORS, Estimator
+from .oracle import exact_gradient, normal_grid, support
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

@@ -9,7 +9,7 @@ expectation, with respect to the parameters of q and to whatever else the cost d
     any other        cost + g.detach() · (θ − θ.detach())  where g estimates the gradient with respect to θ
 
 Values are right and gradients are of first order: do not differentiate twice. The elements of q's batch are
-independent problems, which is how thousands of replicates run at once (mohamed2020monte has the theory).
+independent problems, which is how thousands of replicates run at once. Theory: mohamed2020monte.
 
 One's own estimator joins by the decorator; every table, test and figure that iterates `ESTIMATORS` has it:
 

@@ -194,7 +194,7 @@ def iwae(draws: Draws) -> Tensor:
 def iwae_stl(draws: Draws) -> Tensor:
     """The same bound, but the score of q left out as if N were 1: biased for N > 1.
 
-    roeder2017sticking proposes it. Weighted, the score's mean is not zero, as tucker2019doubly shows.
+    Proposed in roeder2017sticking. Weighted, the score's mean is not zero (tucker2019doubly).
     """
     return _log_mean(draws.log_weights(score=False))
 

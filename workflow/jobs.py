@@ -158,12 +158,14 @@ def summary(notebooks: Mapping[str, tuple[str, str]]) -> str:
     return "\n".join(["", "These notebooks failed (the others are done):", *lines])
 
 
-def build_book(book: Path, staged: Path, output: Path, chapters: list[Path]) -> int:
-    """Builds the book from `book` and the executed `chapters`; any warning is an error."""
+def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: list[Path]) -> int:
+    """Builds the book from `book`, the executed `chapters` and, for the pages made from it, `package`; any
+    warning is an error."""
     built = output / "_build"
     unfinished, doctrees = built / ".unfinished", built / ".doctrees" / "environment.pickle"
-    # Sphinx re-reads the pages that changed. It does not notice other changes (an extension, a static
-    # file, a page that is gone) nor that its last run was cut short: then everything is built afresh.
+    # Sphinx re-reads the pages that changed, and those that say they depend on the package when that changed.
+    # It does not notice other changes (an extension, a static file, a page that is gone) nor that its last
+    # run was cut short: then everything is built afresh.
     files = list(pages(book))
     others = {p for p in files if p.suffix != ".md"} | {p.parent for p in files} | {Path("requirements.lock")}
     last = doctrees.stat().st_mtime if doctrees.exists() else 0.0
@@ -174,7 +176,7 @@ def build_book(book: Path, staged: Path, output: Path, chapters: list[Path]) -> 
 
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        with unchanged(*pages(book)):
+        with unchanged(*pages(book), *package.rglob("*.py")):
             for page in pages(book):
                 copy(page, staged / page.relative_to(book))
             for chapter in chapters:
@@ -221,6 +223,7 @@ def main() -> int:
     job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
     job = jobs.add_parser("book", help="build the book")
     job.add_argument("book", type=Path)
+    job.add_argument("package", type=Path, help="folder of the code that the book describes")
     job.add_argument("staged", type=Path)
     job.add_argument("output", type=Path)
     job.add_argument("chapters", type=Path, nargs="+")
