@@ -115,7 +115,8 @@ def _sums(
         count = min(chunk, replicates - first)
         parts = replicate_gradients(estimator, cost, q, n, count)
         g = torch.cat([part.reshape(count, -1) for part in parts.values()], dim=1).double().cpu()
-        centre = g.mean(0) if centre is None else centre  # near the mean, so that powers lose nothing
+        # A typical value, so that powers lose nothing, and one of them, so that equal ones vary by exactly 0.
+        centre = g[0].clone() if centre is None else centre
         g -= centre
         total += torch.stack([(g**power).sum(0) for power in (1, 2, 3, 4)])
     seconds = (time.perf_counter() - start) / replicates
@@ -238,9 +239,12 @@ def _moments_over(
 def table(frame: pd.DataFrame) -> Styler:
     """The frame of `benchmark` for a page: estimators by parameter, biases in standard errors.
 
-    Greyed: estimators that do not claim to be unbiased.
+    In italics: estimators that do not claim to be unbiased.
     """
-    shown = frame.assign(error=frame["bias"] / frame["bias_se"].where(frame["bias_se"] > 0))
+    shown = frame.assign(
+        error=frame["bias"] / frame["bias_se"].where(frame["bias_se"] > 0),
+        estimator=frame["estimator"].where(frame["estimator"] != frame["estimator"].shift(), ""),
+    )
     several = frame["coordinate"].nunique() > 1
     columns = ["estimator", "parameter", *(["coordinate"] if several else []), "exact", "mean", "error"]
     columns += ["variance", "evaluations", "efficiency"]
@@ -252,4 +256,5 @@ def table(frame: pd.DataFrame) -> Styler:
         .format("{:.1f}", na_rep="–", subset=["bias / s.e."])
         .format("{:.3g}", na_rep="–", subset=["variance", "efficiency"])
         .apply(lambda column: ["font-style: italic; opacity: 0.75" if f else "" for f in faint])
+        .set_properties(subset=["estimator"], **{"text-align": "left"})
     )
