@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -70,10 +70,11 @@ def test_evaluation_has_one_honest_row_per_replica() -> None:
     assert not scores.equals(evaluate(vae, x, importance_samples=20, seed=1))
 
 
-def test_a_replica_scores_the_same_in_any_company() -> None:
+@pytest.mark.parametrize("latent", get_args(Latent))
+def test_a_replica_scores_the_same_in_any_company(latent: Latent) -> None:
     x = torch.rand(130, 5).round()
-    together = evaluate(VAE(5, 2, replicas=3), x, importance_samples=9)
-    alone = evaluate(VAE(5, 2, seed=2), x, importance_samples=9)
+    together = evaluate(VAE(5, 2, replicas=3, latent=latent), x, importance_samples=9)
+    alone = evaluate(VAE(5, 2, seed=2, latent=latent), x, importance_samples=9)
     np.testing.assert_allclose(together.loc[2], [2, *alone.loc[0][1:]], rtol=1e-6)
 
 

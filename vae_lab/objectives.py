@@ -204,6 +204,7 @@ def dreg(draws: Draws) -> Tensor:
     """The same bound with doubly reparameterized gradients.
 
     With normalised weights v, the decoder's gradient is Σ v ∇log w and the encoder's Σ v² (∂log w/∂z) ∇z.
+    Whatever else is differentiated through the same draws gets the second factor v, too.
     """
     log_weights = draws.log_weights(score=False)
     v = log_weights.detach().softmax(0)
