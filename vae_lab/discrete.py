@@ -45,7 +45,8 @@ def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
 def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> Tensor:
     """Pathwise on a relaxed sample (the concrete distribution): the cost sees values between 0 and 1.
 
-    Higher temperatures give more bias and less variance. See also maddison2017concrete.
+    Higher temperatures give less variance; what they do to the bias depends on the cost. See also
+    maddison2017concrete.
     """
     base = unwrap(q)
     heat = torch.as_tensor(temperature, dtype=base.logits.dtype, device=base.logits.device)

@@ -58,7 +58,7 @@ class Estimator:
     """A registered estimator. Call it as `(q, cost, n=1, **options)`; it checks what it requires first.
 
     `unbiased` is the claim that the contract tests hold it to; `evaluations(n, q)` counts the evaluations of
-    the cost for one estimate from n samples; `reference` is a key of the bibliography.
+    the cost for one estimate from n samples; `reference` is a key of the bibliography, if there is one.
     """
 
     name: str
@@ -268,7 +268,7 @@ def rloo(q: Distribution, cost: Cost, n: int) -> Tensor:
     return f + (f.detach() - baseline) * (log_q - log_q.detach())
 
 
-@estimator(unbiased=False, requires=(normal,), reference="kingma2014auto")
+@estimator(unbiased=False, requires=(normal,), reference="")
 def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
     """∇f(μ + σ): ε = 1 for ever. No variance, and the gradient of another function than E[f]."""
     base = unwrap(q)

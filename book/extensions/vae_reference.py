@@ -132,7 +132,8 @@ def as_function(registered: Estimator | Objective) -> Callable[..., Any]:
     function.__signature__ = inspect.Signature(called)  # type: ignore[attr-defined]
     text = inspect.cleandoc(registered.function.__doc__ or "")
     claim = f"{bias(registered).capitalize()}. " if isinstance(registered, Estimator) else ""
-    function.__doc__ = f"{text}\n\n{claim}Source: {registered.reference}."
+    source = f"Source: {registered.reference}." if registered.reference else ""
+    function.__doc__ = f"{text}\n\n{claim}{source}"
     function.__module__, function.__qualname__ = registered.function.__module__, registered.name
     return function
 
@@ -277,7 +278,7 @@ def counts(estimator: Estimator) -> list[str]:
 def estimators() -> str:
     rows = [
         (
-            [link(name, estimator), f":cite:`{estimator.reference}`"],
+            [link(name, estimator), *([f":cite:`{estimator.reference}`"] if estimator.reference else [])],
             [inline(estimator.summary)],
             [inline(summary(requirement)) for requirement in estimator.requires] or ["nothing"],
             [bias(estimator)],
