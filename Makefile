@@ -15,7 +15,7 @@ help:
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
 	@echo 'make test    run the tests, which build a small book'
 	@echo 'make lint    check style, types and metadata'
-	@echo 'make bench   measure the speed of training'
+	@echo 'make bench   measure the speed of training and of gradient estimation'
 	@echo 'make venv    only create the virtual environment, $(VENV)'
 	@echo 'make clean   remove what was built, but not $(VENV)'
 
