@@ -1,5 +1,6 @@
 import functools
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_one_row_per_estimator_parameter_and_coordinate() -> None:
     assert frame["evaluations"].tolist() == [3] * 4 + [12] * 4
     np.testing.assert_allclose(frame["efficiency"], 1 / (frame["evaluations"] * frame["variance"]))
     assert frame["unbiased"].all() and (frame["seconds"] > 0).all()
+
+
+def test_efficiency_counts_the_squared_bias_of_what_is_not_unbiased() -> None:
+    row = benchmark(torch.cos, NORMAL, ["finite_difference", "frozen_epsilon"], n=2, replicates=500)
+    expected = 1 / (row["evaluations"] * (row["variance"] + row["bias"] ** 2))
+    np.testing.assert_allclose(row["efficiency"], expected)
+    assert row["evaluations"].tolist() == [10, 10, 2, 2]
+
+
+def test_seconds_are_those_of_one_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 2 * 100)
+    start = time.perf_counter()
+    frame = benchmark(torch.cos, NORMAL, ["pathwise"], replicates=1000)
+    assert 0 < 1000 * frame["seconds"][0] <= time.perf_counter() - start
 
 
 def test_moments_over_chunks_are_those_of_all_replicates(monkeypatch: pytest.MonkeyPatch) -> None:

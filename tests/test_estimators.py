@@ -300,6 +300,23 @@ def test_bias_shows_in_the_mean(mutant: str, monkeypatch: pytest.MonkeyPatch) ->
         check_unbiased([name])
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_relaxed_one_hot_vector_moves_like_a_softmax(temperature: float) -> None:
+    """∂y_i/∂λ_j = y_i (1[i = j] − y_j) / temperature."""
+    logits, seen, weights = t([0.2, -0.3, 0.5]).requires_grad_(), [], t([0.2, 1.0, -0.7])
+
+    def cost(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z.detach())
+        return (z @ weights) ** 2
+
+    q = OneHotCategorical(logits=logits)
+    surrogate = ESTIMATORS["gumbel_softmax"](q, cost, 1, temperature=temperature)
+    (gradient,) = torch.autograd.grad(surrogate.sum(), logits)
+    y = seen[-1][0]
+    slope = 2 * (y @ weights) * weights
+    torch.testing.assert_close(gradient, (torch.diag(y) - torch.outer(y, y)) @ slope / temperature)
+
+
 # What does not apply says why
 
 
