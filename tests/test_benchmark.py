@@ -23,7 +23,7 @@ from vae_lab import benchmark as function
 from vae_lab.benchmark import exact_variance, replicate_gradients, table
 from vae_lab.costs import CostError, cosine, quadratic, step
 from vae_lab.distributions import parameters, rebuild
-from vae_lab.registry import UnknownName
+from vae_lab.registry import Registry, UnknownName
 from vae_lab.statistics import moments
 
 COLUMNS = """
@@ -117,7 +117,9 @@ def test_none_means_all_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotApplicable, match=r"rloo is not applicable: .* n is at least 2, got 1"):
         benchmark(torch.cos, NORMAL, ["pathwise", "rloo"])
     others = {name: entry for name, entry in ESTIMATORS.items() if name != "finite_difference"}
-    monkeypatch.setattr(module, "ESTIMATORS", others)  # deleted and put back, it would be the last
+    monkeypatch.setattr(
+        module, "ESTIMATORS", Registry(others, kind="estimator")
+    )  # deleted and put back, it would be the last
     with pytest.raises(NotApplicable, match=r"no registered estimator applies:\n  pathwise"):
         benchmark(step(0.3), Uniform(t(0.0), t(1.0)))
     with pytest.raises(UnknownName, match="did you mean 'pathwise'"):

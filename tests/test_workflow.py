@@ -175,7 +175,8 @@ def test_a_killed_run_is_carried_on(checkout: Checkout) -> None:
         orphans = checkout.waiting()
         eventually(lambda: checkout.executed() == {"one"})
         eventually(lambda: not list((checkout.folder / "build/book/running").glob("one.*")))
-        time.sleep(0.5)  # for Snakemake's record that it is done
+        incomplete = checkout.folder / ".snakemake/incomplete"  # Snakemake's marks: now the other one's only
+        eventually(lambda: sum(path.is_file() for path in incomplete.rglob("*")) == 1)
         run.send_signal(signal.SIGKILL)  # to Snakemake alone: its children go on
     done = (checkout.folder / "build/book/notebooks/one.ipynb").stat()
     assert checkout.executed() == {"one"}
