@@ -181,6 +181,11 @@ def test_no_oracle_says_why(q: Distribution, cost: Callable[[Tensor], Tensor], r
         exact_gradient(cost, q)
 
 
+@pytest.mark.parametrize("rate", [5000.0, 20_000.0])
+def test_counts_far_from_zero_are_reached(rate: float) -> None:
+    assert exact_gradient(torch.positive, Poisson(t(rate)))["rate"].item() == pytest.approx(1.0, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("cost", "message"),
     [

@@ -158,7 +158,8 @@ def score(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     if type(base).log_prob is Distribution.log_prob:
         return f"{type(base).__name__} has no log_prob, and the score is its gradient"
     bounds = [v for v in vars(base.support).values() if isinstance(v, Tensor)]
-    arguments = [name for name in base.arg_constraints if any(getattr(base, name) is v for v in bounds)]
+    real = [name for name, constraint in base.arg_constraints.items() if not constraint.is_discrete]
+    arguments = [name for name in real if any(getattr(base, name) is v for v in bounds)]
     if arguments:
         return f"the support of {type(base).__name__} moves with {', '.join(arguments)}"
     return None
