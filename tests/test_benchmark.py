@@ -11,8 +11,11 @@ from problems import FORMS, NORMAL, PROBLEMS, bit_variances, t
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    ContinuousBernoulli,
     Independent,
+    InverseGamma,
     MixtureSameFamily,
+    Multinomial,
     MultivariateNormal,
     Normal,
     Uniform,
@@ -54,6 +57,16 @@ def test_efficiency_counts_the_squared_bias_of_what_is_not_unbiased() -> None:
     expected = 1 / (row["evaluations"] * (row["variance"] + row["bias"] ** 2))
     np.testing.assert_allclose(row["efficiency"], expected)
     assert row["evaluations"].tolist() == [10, 10, 2, 2]
+
+
+def test_a_refuted_claim_counts_as_bias() -> None:
+    """Pathwise cannot see a jump inside a cost that has slopes elsewhere."""
+    frame = benchmark(lambda z: 0.1 * z**2 + 3 * (z > 0.3), NORMAL, ["pathwise", "measure_valued"], n=2)
+    by_loc = frame[frame["parameter"] == "loc"].set_index("estimator")
+    blind = by_loc.loc["pathwise"]
+    assert blind["unbiased"] and abs(blind["bias"]) > 10 * blind["bias_se"]
+    assert blind["efficiency"] == pytest.approx(1 / (2 * (blind["variance"] + blind["bias"] ** 2)))
+    assert by_loc.loc["measure_valued", "efficiency"] > blind["efficiency"]
 
 
 def test_seconds_are_those_of_one_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +210,27 @@ def test_exact_variance_by_enumeration() -> None:
         exact_variance("pathwise", torch.cos, Uniform(t(0.0), t(1.0)))
     with pytest.raises(NotApplicable, match="two grids of points disagree"):
         exact_variance("score_function", step(0.3), NORMAL)
+
+
+def test_what_torch_lacks_is_skipped() -> None:
+    frame = benchmark(torch.cos, InverseGamma(t(3.0), t(2.0)), n=2, replicates=50)
+    assert {"pathwise", "score_function"} <= set(frame["estimator"])
+    with pytest.raises(NotApplicable, match="igamma: input"):
+        benchmark(torch.cos, InverseGamma(t(3.0), t(2.0)), ["implicit_reparameterization"], replicates=50)
+
+
+def test_all_constructor_arguments_are_kept() -> None:
+    whole = Multinomial(4, t([0.2, 0.3, 0.5]))
+    assert rebuild(whole, **parameters(whole)).total_count == 4  # type: ignore[attr-defined]
+    narrow = ContinuousBernoulli(t(0.3), lims=(0.4, 0.6))
+    assert rebuild(narrow, **parameters(narrow))._lims == (0.4, 0.6)  # type: ignore[attr-defined]
+
+    class Forgetful(Normal):
+        def __init__(self, loc: Any, scale: Any, heat: float, validate_args: Any = None) -> None:
+            super().__init__(loc, scale * heat, validate_args)
+
+    with pytest.raises(NotApplicable, match="Forgetful does not keep its constructor's argument 'heat'"):
+        benchmark(torch.cos, Forgetful(t(0.0), t(1.0), 2.0))
 
 
 def test_parameters_are_the_constructors_arguments() -> None:

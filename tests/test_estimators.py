@@ -15,11 +15,13 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Gamma,
+    Independent,
     Laplace,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    OneHotCategoricalStraightThrough,
     Poisson,
     Uniform,
 )
@@ -28,6 +30,7 @@ from vae_lab import (
     ESTIMATORS,
     DiagonalNormal,
     NotApplicable,
+    benchmark,
     coupled,
     discrete,
     distributions,
@@ -335,6 +338,7 @@ REFUSALS = [
     ("pathwise", Categorical(logits=torch.zeros(3)), 1, "Categorical has no rsample"),
     ("pathwise", Poisson(t(2.0)), 1, "Poisson has no rsample"),
     ("pathwise", VonMises(t(0.0), t(2.0)), 1, "equal values at −π and π"),
+    ("pathwise", OneHotCategoricalStraightThrough(logits=t([0.0, 1.0])), 1, "has no rsample"),
     ("score_function", Unknown(validate_args=False), 1, "Unknown has no log_prob"),
     ("score_function", Uniform(t(0.0), t(2.0)), 1, "the support of Uniform moves with low, high"),
     ("rloo", NORMAL, 1, "n is at least 2, got 1"),
@@ -397,12 +401,13 @@ def live(q: Distribution) -> Distribution:
         (step(0.3), "breaks the graph"),
         (lambda z: z.detach() ** 2, "breaks the graph"),
         (lambda z: torch.as_tensor(z.detach().numpy() ** 2), "breaks the graph"),
+        (lambda z: torch.as_tensor(z.numpy() ** 2), "breaks the graph"),
         (lambda z: torch.ones_like(z).requires_grad_() * 2, "breaks the graph"),
         (torch.sign, "uses sign, a step"),
         (lambda z: z.round() ** 2, "uses round, a step"),
         (lambda z: z.floor() + z, "uses floor, a step"),
     ],
-    ids=["step", "detach", "numpy", "other leaf", "sign", "round", "floor"],
+    ids=["step", "detach", "numpy", "numpy of a leaf", "other leaf", "sign", "round", "floor"],
 )
 def test_a_cost_without_a_path_is_refused(name: str, cost: Any, reason: str) -> None:
     with pytest.raises(NotApplicable, match=reason):
@@ -419,13 +424,30 @@ def test_a_cost_without_a_path_is_refused(name: str, cost: Any, reason: str) -> 
         (lambda z: 1.0, "got float"),
         (lambda z: z.sum(tuple(range(z.ndim))) + 0 * z.amax() * torch.ones(3), r"got shape \(3,\)"),
         (lambda z: z.flatten(1).sum(-1) * math.nan, "the cost is NaN for"),
+        (lambda z: z.detach().sub_(1.0).flatten(1).sum(-1), "changes z in place"),
     ],
-    ids=["sum", "extra axis", "number", "fixed shape", "nan"],
+    ids=["sum", "extra axis", "number", "fixed shape", "nan", "in place"],
 )
 def test_a_bad_cost_is_named(name: str, cost: Any, message: str) -> None:
     q = next(problem.q for problem in PROBLEMS if applies(name, problem) and problem.q.event_shape)
     with pytest.raises(CostError, match=message):
         ESTIMATORS[name](live(q), cost, 2)
+
+
+def test_on_a_torus_each_angle_is_turned_alone() -> None:
+    q = Independent(VonMises(t([0.3, -0.2]), t([2.0, 1.0])), 1)
+    with pytest.raises(NotApplicable, match="equal values at −π and π"):
+        ESTIMATORS["pathwise"](q, lambda z: (z[..., 0] - z[..., 1]) ** 2, 2)
+    ESTIMATORS["pathwise"](q, lambda z: (z[..., 0] - z[..., 1]).cos(), 2)
+
+
+def test_better_placed_points_and_cross_terms_pay() -> None:
+    """Sobol points beat independent ones; the delta method knows all second derivatives."""
+    plain, even = (benchmark(torch.cos, NORMAL, ["quasi_monte_carlo"], n=n) for n in (1, 16))
+    assert (even["variance"] < 0.25 * plain["variance"] / 16).all()
+    q = DiagonalNormal(t([0.3, -0.6]), t([0.1, -0.2]))
+    crossed = benchmark(lambda z: z[..., 0] * z[..., 1] + z[..., 0] ** 2, q, ["delta_control_variate"])
+    assert (crossed["variance"] < 1e-20).all()
 
 
 def test_names_and_counts_are_checked() -> None:

@@ -186,6 +186,54 @@ def test_counts_far_from_zero_are_reached(rate: float) -> None:
     assert exact_gradient(torch.positive, Poisson(t(rate)))["rate"].item() == pytest.approx(1.0, rel=1e-6)
 
 
+def test_each_element_is_as_exact_as_if_alone_whatever_its_size() -> None:
+    """A step beside a large cost, and a small one beside nothing."""
+    pair = Normal(t([1.0, 0.0]), t([1.0, 1.0]))
+    scales = t([1e6, 0.0]), t([0.0, 1.0])
+    found = exact_gradient(lambda z: scales[0] * z**2 + scales[1] * step(0.3)(z), pair)["loc"]
+    np.testing.assert_allclose(found, [2e6, stats.norm.pdf(0.3)], rtol=2e-7)
+    for size in (1e-12, 1e9):
+        small = exact_gradient(lambda z, size=size: size * step(1.3)(z), Gamma(t(2.0), t(0.8)))
+        one = exact_gradient(step(1.3), Gamma(t(2.0), t(0.8)))
+        torch.testing.assert_close(small["rate"], size * one["rate"], rtol=1e-6, atol=0)
+    # d/drate P(z > 1.3) of a gamma variable with shape 2: −1.3² rate e^(−1.3 rate)
+    assert one["rate"].item() == pytest.approx(-(1.3**2) * 0.8 * math.exp(-1.3 * 0.8), rel=1e-6)
+
+
+def test_a_growing_cost_hides_no_jump_and_no_tail() -> None:
+    both = exact_gradient(lambda z: (2 * z).exp() + 10 * step(0.3)(z), Normal(t(0.0), t(1.0)))
+    expected = 2 * math.exp(2) + 10 * stats.norm.pdf(0.3)
+    assert both["loc"].item() == pytest.approx(expected, rel=1e-6)
+    # E exp(a z²) = (1 − 2aσ²)^(−1/2) with most of the integral far out, and infinite for a ≥ ½
+    steep = exact_gradient(lambda z: (0.45 * z**2).exp(), Normal(t(0.0), t(1.0)))
+    assert steep["scale"].item() == pytest.approx(0.9 * 0.1**-1.5, rel=1e-6)
+    for a in (0.6, 1.0):
+        with pytest.raises(NotApplicable, match="no exact gradient"):
+            exact_gradient(lambda z, a=a: (a * z**2).exp(), Normal(t(0.0), t(1.0)))
+
+
+def test_an_infinite_result_is_none() -> None:
+    with pytest.raises(NotApplicable, match="infinite"):
+        exact_gradient(torch.log, Bernoulli(t(0.3)))
+
+
+@pytest.mark.parametrize("q", [BITS, Normal(t([0.3, 0.1]), t([1.0, 2.0]))], ids=["bits", "normals"])
+@pytest.mark.parametrize(
+    "ruin",
+    [
+        lambda f: torch.nn.functional.dropout(f + 1, 0.5),
+        lambda f: f - f.mean(0),
+        lambda f: f - f.mean(-1, keepdim=True) if f.ndim > 1 else f - f.mean(0),
+    ],
+    ids=["chance", "draws", "batch"],
+)
+def test_a_cost_that_is_no_function_of_its_draw_is_named(
+    q: Distribution, ruin: Callable[[Tensor], Tensor]
+) -> None:
+    with pytest.raises(CostError, match="not a function of that draw"):
+        exact_gradient(lambda z: ruin(parity(z) if q.event_shape else z**2), q)
+
+
 @pytest.mark.parametrize(
     ("cost", "message"),
     [

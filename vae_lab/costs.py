@@ -32,15 +32,23 @@ _STEPS = {"Sign", "Round", "Floor", "Ceil", "Trunc"}
 class CheckedCost:
     """A cost whose every answer is checked; estimators see only these.
 
-    Raises `CostError` for a wrong shape or NaN, and `NotApplicable` if z carries a gradient that does not
-    arrive at the cost.
+    Raises `CostError` for a wrong shape, NaN, or a z that was changed, and `NotApplicable` if z carries a
+    gradient that does not arrive at the cost.
     """
 
     def __init__(self, cost: Cost, event_dims: int) -> None:
         self.cost, self.event_dims = cost, event_dims
 
     def __call__(self, z: Tensor) -> Tensor:
-        value = self.cost(z)
+        version = z._version
+        try:
+            value = self.cost(z)
+        except RuntimeError as error:
+            if z.requires_grad and "requires grad" in str(error):  # asked for numpy, or the like
+                raise NotApplicable(f"the cost breaks the graph: {error}") from error
+            raise
+        if z._version != version:
+            raise CostError("the cost changes z in place (an operation such as .sub_ or +=); work on a copy")
         expected = z.shape[: z.ndim - self.event_dims]
         if not isinstance(value, Tensor) or value.shape != expected:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -55,9 +63,30 @@ class CheckedCost:
             self._check_path(z, value)
         return value
 
+    def probe(self, draws: Tensor, others: Tensor) -> None:
+        """Raise `CostError` if the cost of a draw depends on chance, on other draws or on other problems.
+
+        `draws` and `others` are (M, *batch, *event), M >= 2.
+        """
+        with torch.no_grad():
+            value = self(draws)
+            batch = (slice(None), *[slice(0, 1)] * (value.ndim - 1))  # one problem of q's batch
+            mixed = others.clone()
+            mixed[batch] = draws[batch]
+            few = slice(0, len(draws) // 2)
+            pairs = [(self(draws[few]), value[few]), (self(mixed)[batch], value[batch])]
+        for again, first in pairs:
+            if not torch.allclose(again, first, rtol=1e-6, atol=1e-9 * float(first.abs().amax())):
+                raise CostError(
+                    "the cost of one draw is not a function of that draw: it changes with chance (dropout?), "
+                    "with the other draws, or with other elements of q's batch"
+                )
+
     @staticmethod
     def _check_path(z: Tensor, value: Tensor) -> None:
         """Walks the graph from the cost's value back to z."""
+        if value is z:
+            return
         arrived, seen, stack = False, set(), [value.grad_fn]
         while stack:
             node = stack.pop()

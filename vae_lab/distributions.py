@@ -57,6 +57,7 @@ class DiagonalNormal(Independent):
     arg_constraints = {"mu": constraints.real_vector, "log_sigma": constraints.real_vector}  # noqa: RUF012
 
     def __init__(self, mu: Tensor, log_sigma: Tensor, validate_args: bool | None = None) -> None:
+        mu, log_sigma = torch.broadcast_tensors(mu, log_sigma)
         self.log_sigma = log_sigma
         normal = Normal(mu, log_sigma.exp(), validate_args=validate_args)
         super().__init__(normal, 1, validate_args=validate_args)
@@ -126,11 +127,14 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
     """
     if type(q) is Independent:
         return Independent(rebuild(q.base_dist, **values), q.reinterpreted_batch_ndims, validate_args=False)
-    arguments = inspect.signature(type(q)).parameters
-    counts = {name for name, constraint in q.arg_constraints.items() if constraint.is_discrete}
-    for name, argument in arguments.items():
-        if name not in values and (argument.default is inspect.Parameter.empty or name in counts):
-            values[name] = getattr(q, name)
+    alternatives = set().union(*(group for group in _ALTERNATIVES if group & set(values)))
+    for name, argument in inspect.signature(type(q)).parameters.items():
+        if name in values or name in alternatives or name == "validate_args":
+            continue
+        given = getattr(q, name, getattr(q, f"_{name}", argument.default))
+        if given is inspect.Parameter.empty:
+            raise TypeError(f"{type(q).__name__} does not keep its constructor's argument {name!r}")
+        values[name] = given
     for name, constraint in q.arg_constraints.items():
         if constraint is constraints.lower_cholesky and name in values:
             values[name] = values[name].tril()

@@ -84,8 +84,9 @@ class Estimator:
                 raise NotApplicable(f"{self.name} is not applicable: {reason}")
         try:
             surrogate = self.function(q, checked, n, **options)
-        except NotApplicable as why:  # known only once the cost has been asked
-            raise NotApplicable(f"{self.name} is not applicable: {why}") from why
+        except (NotApplicable, NotImplementedError) as why:  # of the cost; of a part that torch lacks
+            reason = str(why) or f"torch lacks a method of {kind(q)} that it needs"
+            raise NotApplicable(f"{self.name} is not applicable: {reason}") from why
         if surrogate.shape != (n, *q.batch_shape):
             raise ValueError(
                 f"estimator {self.name!r} returned shape {tuple(surrogate.shape)}; the contract is "
@@ -131,7 +132,7 @@ def estimator(
 
 def reparameterizable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """q has `rsample`, and on a circle the cost is periodic."""
-    if not q.has_rsample:
+    if not q.has_rsample or unwrap(q).support.is_discrete:
         return (
             f"{type(unwrap(q)).__name__} has no rsample (a discrete sample does not move with parameters, "
             "and for some others torch knows no path); estimators by the score need none"
@@ -143,10 +144,11 @@ def periodic(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """On a circle, the cost has no jump where −π meets π."""
     if not isinstance(unwrap(q), _VonMises):
         return None
-    with torch.no_grad():
-        turn = torch.full((2, *q.batch_shape, *q.event_shape), math.pi).to(unwrap(q).loc)
-        turn[0].neg_()
-        start, end = cost(turn)
+    with torch.no_grad():  # one coordinate at a time, the others where they stand out
+        z, size = unwrap(q).loc + 1, q.event_shape.numel()
+        place = torch.eye(size, dtype=torch.bool, device=z.device)
+        place = place.view(size, *[1] * len(q.batch_shape), *q.event_shape)
+        start, end = cost(torch.cat([torch.where(place, turn, z) for turn in (-math.pi, math.pi)])).chunk(2)
     if torch.allclose(start, end, rtol=1e-4, atol=1e-5):
         return None
     return "on a circle the cost must have equal values at −π and π, or draws that wrap around jump"
