@@ -56,6 +56,11 @@ def test_the_registry_holds_what_is_promised() -> None:
         assert all(requirement.__doc__ for requirement in entry.requires), "the book's table quotes them"
 
 
+def test_every_problem_has_an_unbiased_estimator() -> None:
+    for problem in PROBLEMS:
+        assert any(applies(name, problem) for name in UNBIASED), problem.name
+
+
 def test_every_estimator_has_its_formula_and_every_biased_one_its_bias() -> None:
     assert set(ESTIMATORS) == set(HAND_NORMAL) | set(HAND_BIT)
     assert {name for name, entry in ESTIMATORS.items() if not entry.unbiased} == set(BIASED)

@@ -1,6 +1,7 @@
 """Exact moments of encoder gradients against Jacobians and against many backward passes."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -244,6 +245,22 @@ def test_memory_is_bounded_by_chunks_of_items_and_replicates(monkeypatch: pytest
     assert max(rows * count for rows, count in calls) * 2 * 5 * 3 <= 1000
     assert sum(rows * count for rows, count in calls) == 40 * 50
     assert len({rows for rows, _ in calls}) > 1, "in several parts"
+
+
+def test_chunks_have_draws_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, right = [], gradients.latent_gradients
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        drawn.append(right(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(gradients, "latent_gradients", spy)
+    monkeypatch.setattr(gradients, "_CHUNK", 500)
+    encoder_gradients(model(), data(), replicates=50)
+    assert len(drawn) > 2
+    for first, second in pairwise(drawn):
+        count = min(len(first), len(second))
+        assert not torch.equal(first[:count], second[:count])
 
 
 def test_draws_repeat_by_seed_and_leave_the_callers_generator() -> None:

@@ -172,6 +172,7 @@ def test_elements_of_a_batch_are_problems_of_their_own() -> None:
             torch.square,
             "names no real-valued constructor arguments",
         ),
+        (DiagonalNormal(torch.zeros(100, 3), torch.zeros(100, 3)), lambda z: z.prod(-1), "ask for fewer"),
         (NORMAL, lambda z: z @ torch.ones(3), "computed in float64, where the cost fails"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -141,6 +141,20 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
     return type(q)(**values, validate_args=False)  # type: ignore[arg-type]
 
 
+def support_bounds(base: Any) -> dict[str, Any]:
+    """`lower_bound` and `upper_bound` of the support of a distribution of one coordinate, those it has."""
+    support = base.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return {name: v for name, v in vars(support).items() if name in ("lower_bound", "upper_bound")}
+
+
+def moving_with(base: Any) -> list[str]:
+    """The real-valued arguments of a distribution of one coordinate that move the ends of its support."""
+    real = [name for name, constraint in base.arg_constraints.items() if not constraint.is_discrete]
+    return [name for name in real if any(getattr(base, name) is v for v in support_bounds(base).values())]
+
+
 @cache
 def _legendre(order: int) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(order)

@@ -45,7 +45,14 @@ from torch.distributions import (
 from torch.distributions import VonMises as _VonMises
 
 from .costs import CheckedCost, Cost, NotApplicable
-from .distributions import parameters, rebuild, reparameterize, unwrap, von_mises_path
+from .distributions import (
+    moving_with,
+    parameters,
+    rebuild,
+    reparameterize,
+    unwrap,
+    von_mises_path,
+)
 from .registry import Registry
 
 Surrogate = Callable[..., Tensor]
@@ -159,12 +166,8 @@ def score(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     base = unwrap(q)
     if type(base).log_prob is Distribution.log_prob:
         return f"{type(base).__name__} has no log_prob, and the score is its gradient"
-    bounds = [v for v in vars(base.support).values() if isinstance(v, Tensor)]
-    real = [name for name, constraint in base.arg_constraints.items() if not constraint.is_discrete]
-    arguments = [name for name in real if any(getattr(base, name) is v for v in bounds)]
-    if arguments:
-        return f"the support of {type(base).__name__} moves with {', '.join(arguments)}"
-    return None
+    moving = moving_with(base)
+    return f"the support of {kind(q)} moves with {', '.join(moving)}" if moving else None
 
 
 def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,14 @@ from torch.distributions import Beta, Dirichlet, Distribution, MultivariateNorma
 from torch.distributions import VonMises as _VonMises
 
 from .costs import CheckedCost, Cost, NotApplicable, Separable
-from .distributions import parameters, rebuild, reparameterize, unwrap
+from .distributions import (
+    moving_with,
+    parameters,
+    rebuild,
+    reparameterize,
+    support_bounds,
+    unwrap,
+)
 
 
 def exact_gradient(cost: Cost, q: Distribution, tolerance: float = 1e-7) -> dict[str, Tensor]:
@@ -67,6 +74,12 @@ def exact_gradient(cost: Cost, q: Distribution, tolerance: float = 1e-7) -> dict
     problem = _Problem(term, build, leaves, tolerance)
     base, dims = unwrap(problem.q), problem.q.event_shape.numel()
     gradient = None
+    numbers = problem.q.batch_shape.numel() * dims
+    if numbers > _MOST.get(dims, math.inf) and not base.has_enumerate_support:
+        raise NotApplicable(
+            f"no exact gradient: q's batch has {problem.q.batch_shape.numel()} elements, too many for memory "
+            "at once; ask for fewer"
+        )
     if base.has_enumerate_support:
         gradient = problem.enumerated(support(problem.q))
     elif isinstance(base, Normal | MultivariateNormal) and dims <= 3:
@@ -88,6 +101,9 @@ def exact_gradient(cost: Cost, q: Distribution, tolerance: float = 1e-7) -> dict
         raise NotApplicable("no exact gradient: the expectation or its gradient is infinite")
     return gradient
 
+
+# Numbers of z in q's batch that some 10,000 points, or those of a grid in several dimensions, may repeat.
+_MOST = {1: 4096, 2: 512, 3: 128}
 
 Gradient = dict[str, Tensor]
 T = TypeVar("T")
@@ -297,12 +313,8 @@ def _chart(q: Distribution) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], 
     Exponential stretching takes care of heavy tails and of densities that are infinite at an end.
     """
     base = unwrap(q)
-    support: Any = base.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    bounds = {k: v for k, v in vars(support).items() if k in ("lower_bound", "upper_bound")}
-    moving = [name for name in base.arg_constraints if any(getattr(base, name) is v for v in bounds.values())]
-    if moving:
+    bounds = support_bounds(base)
+    if moving := moving_with(base):
         raise NotApplicable(
             f"no exact gradient: the support of {type(base).__name__} moves with {', '.join(moving)}, so "
             "differentiating the density alone is not enough"
