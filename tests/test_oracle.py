@@ -163,6 +163,8 @@ def test_elements_of_a_batch_are_problems_of_their_own() -> None:
         (DiagonalNormal(torch.zeros(2), torch.zeros(2)), lambda z: (z > 0).double().prod(-1), "smooth cost"),
         (Dirichlet(t([1.0, 2.0])), lambda z: z.prod(-1), "Dirichlet with event shape"),
         (Uniform(t(0.0), t(1.0)), torch.square, "the support of Uniform moves with low, high"),
+        (Bernoulli(t(0.0)), torch.square, "a probability of Bernoulli is 0 or 1 to rounding"),
+        (Categorical(probs=t([0.0, 0.5, 0.5])), torch.square, "a probability of Categorical is 0 or 1"),
         (StudentT(t(1.5)), torch.square, "StudentT has too heavy a tail"),
         (StudentT(t(2.1)), torch.square, "of the integral is out of reach"),
         (HalfCauchy(t(1.0)), torch.positive, "HalfCauchy has too heavy a tail"),

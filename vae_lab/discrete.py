@@ -24,20 +24,20 @@ from torch.distributions import (
 from torch.nn.functional import softplus
 
 from .costs import CheckedCost, Cost
-from .distributions import unwrap
+from .distributions import certain, unwrap
 from .estimators import estimator, inject, leave_one_out, several, sum_event
 
 
 def bernoulli(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The coordinates of z are independent Bernoulli variables."""
     base = unwrap(q)
-    return None if isinstance(base, Bernoulli) else f"it needs a Bernoulli, got {type(base).__name__}"
+    return certain(q) if isinstance(base, Bernoulli) else f"it needs a Bernoulli, got {type(base).__name__}"
 
 
 def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The coordinates of z are Bernoulli variables or one-hot vectors."""
     if isinstance(unwrap(q), Bernoulli | OneHotCategorical):
-        return None
+        return certain(q)
     return f"it needs a Bernoulli or a OneHotCategorical, got {type(unwrap(q)).__name__}"
 
 

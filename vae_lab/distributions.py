@@ -155,6 +155,21 @@ def moving_with(base: Any) -> list[str]:
     return [name for name in real if any(getattr(base, name) is v for v in support_bounds(base).values())]
 
 
+def certain(q: Distribution) -> str | None:
+    """What keeps the mass function of `q` from having a derivative by its probabilities, in words, or None.
+
+    Torch keeps given probabilities a rounding error away from 0 and 1, where its derivative is then zero.
+    """
+    try:
+        given = parameters(q)["probs"]
+    except (KeyError, TypeError):  # q was not made from them, or names no parameters
+        return None
+    margin = torch.finfo(given.dtype).eps
+    if not ((given < margin) | (given > 1 - margin)).any():
+        return None
+    return f"a probability of {type(unwrap(q)).__name__} is 0 or 1 to rounding, where torch has no derivative"
+
+
 @cache
 def _legendre(order: int) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(order)

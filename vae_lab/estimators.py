@@ -46,6 +46,7 @@ from torch.distributions import VonMises as _VonMises
 
 from .costs import CheckedCost, Cost, NotApplicable
 from .distributions import (
+    certain,
     moving_with,
     parameters,
     rebuild,
@@ -166,8 +167,9 @@ def score(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     base = unwrap(q)
     if type(base).log_prob is Distribution.log_prob:
         return f"{type(base).__name__} has no log_prob, and the score is its gradient"
-    moving = moving_with(base)
-    return f"the support of {kind(q)} moves with {', '.join(moving)}" if moving else None
+    if moving := moving_with(base):
+        return f"the support of {kind(q)} moves with {', '.join(moving)}"
+    return certain(q)
 
 
 def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:

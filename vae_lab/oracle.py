@@ -27,6 +27,7 @@ from torch.distributions import VonMises as _VonMises
 
 from .costs import CheckedCost, Cost, NotApplicable, Separable
 from .distributions import (
+    certain,
     moving_with,
     parameters,
     rebuild,
@@ -74,6 +75,8 @@ def exact_gradient(cost: Cost, q: Distribution, tolerance: float = 1e-7) -> dict
     problem = _Problem(term, build, leaves, tolerance)
     base, dims = unwrap(problem.q), problem.q.event_shape.numel()
     gradient = None
+    if why := certain(problem.q):
+        raise NotApplicable(f"no exact gradient: {why}")
     numbers = problem.q.batch_shape.numel() * dims
     if numbers > _MOST.get(dims, math.inf) and not base.has_enumerate_support:
         raise NotApplicable(
