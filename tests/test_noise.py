@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_lab.noise import NOISES, Streams, TrainingNoise, noise, standard_normal
+from vae_lab.noise import NOISES, Streams, TrainingNoise, noise, presentations, standard_normal
 from vae_lab.registry import UnknownName
 from vae_lab.statistics import deviation_limit, moments
 
@@ -13,16 +13,52 @@ CONSTANT = {"none": 0.0, "ones": 1.0}
 
 @pytest.mark.parametrize("name", NOISES)
 def test_every_law_has_mean_zero_and_variance_one_or_is_constant(name: str) -> None:
-    eps = NOISES[name].sample((50_000, 2), torch.Generator().manual_seed(0))
-    assert eps.shape == (50_000, 2)
+    eps = NOISES[name].sample((50_000, 4, 2), torch.Generator().manual_seed(0))
+    assert eps.shape == (50_000, 4, 2)
     if name in CONSTANT:
         assert (eps == CONSTANT[name]).all()
         return
-    limit = deviation_limit(comparisons=2 * len(NOISES))
-    measured = moments(eps.flatten().double().numpy())
-    assert abs(measured.mean) < limit * measured.mean_se
-    assert abs(measured.variance - 1) < limit * measured.variance_se + 1e-6  # a constant square has no error
-    assert measured.variance_se < 0.02
+    limit = deviation_limit(comparisons=4 * len(NOISES))
+    for points in (eps[:, 0], eps[:, 3]):  # sets are independent, the points of one need not be
+        values = points.flatten().double().numpy()
+        first, second = moments(values), moments(values**2)
+        assert abs(first.mean) < limit * first.mean_se
+        assert abs(second.mean - 1) < limit * second.mean_se + 1e-6  # a constant square has no error
+        assert second.mean_se < 0.02
+
+
+def test_laws_have_the_quantiles_of_scipy() -> None:
+    from scipy import stats
+
+    known = {
+        "gaussian": stats.norm(),
+        "shared": stats.norm(),
+        "frozen": stats.norm(),
+        "antithetic": stats.norm(),
+        "sobol": stats.norm(),
+        "uniform": stats.uniform(-(3**0.5), 2 * 3**0.5),
+        "laplace": stats.laplace(scale=0.5**0.5),
+        "student_t": stats.t(5, scale=(3 / 5) ** 0.5),
+    }
+    assert set(NOISES) == {*known, *CONSTANT, "rademacher"}
+    for name, law in known.items():
+        draws = NOISES[name].sample((20_000, 2, 3), torch.Generator().manual_seed(1))[:, 1, 2]
+        # One draw of each set: independent. Kolmogorov and Smirnov's distance, false alarm 1e-6 in all.
+        assert stats.kstest(draws.double().numpy(), law.cdf).pvalue > 1e-6 / len(known), name
+    assert set(NOISES["rademacher"].sample((100, 2), torch.Generator()).unique().tolist()) == {-1.0, 1.0}
+
+
+def test_coupled_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = NOISES["antithetic"].sample((5, 4, 3), generator)
+    assert torch.equal(pairs[:, 0::2], -pairs[:, 1::2])
+    odd = NOISES["antithetic"].sample((5, 3), generator)
+    assert odd.shape == (5, 3) and torch.equal(odd[0], -odd[1])
+    spread = NOISES["sobol"].sample((200, 16, 2), generator)
+    cells = (torch.special.ndtr(spread) * 16).floor().long()
+    for coordinate in (0, 1):  # one point in each of 16 equal cells, up to the shift: two at most
+        counts = torch.nn.functional.one_hot(cells[..., coordinate], 16).sum(1)
+        assert counts.max() <= 2
 
 
 @pytest.mark.parametrize("name", NOISES)
@@ -35,7 +71,7 @@ def test_every_law_follows_its_generator_and_says_what_it_is(name: str) -> None:
 
 def test_an_unknown_name_gets_the_nearest_valid_one() -> None:
     with pytest.raises(
-        UnknownName, match="unknown noise 'gausian'; did you mean 'gaussian'\\? Known: frozen"
+        UnknownName, match="unknown noise 'gausian'; did you mean 'gaussian'\\? Known: antithetic"
     ):
         NOISES["gausian"]
 
@@ -82,16 +118,9 @@ def training_noise(names: list[str], seeds: list[int], scales: list[float] | Non
 
 
 def test_lifetimes() -> None:
-    @noise(per="batch")
-    def shared(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        return standard_normal(shape, generator)
-
-    try:
-        source = training_noise(["gaussian", "frozen", "shared"], [0, 0, 0])
-        forward, backward = torch.arange(10).expand(3, 10), torch.arange(9, -1, -1).expand(3, 10)
-        first, second = source.epoch(forward), source.epoch(backward)
-    finally:
-        del NOISES["shared"]
+    source = training_noise(["gaussian", "frozen", "shared"], [0, 0, 0])
+    forward, backward = torch.arange(10).expand(3, 10), torch.arange(9, -1, -1).expand(3, 10)
+    first, second = source.epoch(forward), source.epoch(backward)
     assert first.shape == (3, 10, 3)
     assert not (first[0] == second[0]).any() and not (first[0] == second[0].flip(0)).any()
     assert torch.equal(first[1], second[1].flip(0)), "frozen noise follows its item"
@@ -107,3 +136,24 @@ def test_each_replica_has_its_own_law_scale_and_seed() -> None:
     assert (eps[1] == 0).all() and (eps[2] == 0.5).all()
     assert torch.equal(2 * eps[0], eps[3]), "equal seeds give equal draws"
     assert torch.equal(eps[:1], training_noise(["gaussian"], [0]).epoch(order[:1]))
+
+
+def test_several_samples_of_an_item_are_one_set() -> None:
+    names = ["gaussian", "antithetic", "frozen", "shared"]
+    source = TrainingNoise(names, [1.0] * 4, [0] * 4, items=6, batch_size=4, latents=3, samples=2)
+    order = torch.arange(6).expand(4, 6)
+    first, second = source.epoch(order), source.epoch(order)
+    assert first.shape == (2, 4, 6, 3)
+    assert torch.equal(first[0, 1], -first[1, 1]) and not (first[0, 0] == first[1, 0]).any()
+    assert torch.equal(first[:, 2], second[:, 2]) and not torch.equal(first[:, 1], second[:, 1])
+    assert torch.equal(first[:, 3, :4], first[:, 3, :1].expand(2, 4, 3))
+
+
+def test_presentations_are_what_training_shows() -> None:
+    names = ["gaussian", "frozen", "none", "shared"]
+    eps = presentations(names, [1.0, 1.0, 1.0, 0.5], [3] * 4, items=7, latents=2, count=5)
+    assert eps.shape == (5, 4, 7, 2)
+    assert torch.equal(eps[:, 1], eps[:1, 1].expand(5, 7, 2)) and (eps[:, 2] == 0).all()
+    assert torch.equal(eps[:, 3], eps[:, 3, :1].expand(5, 7, 2)) and eps[:, 0].unique().numel() == 70
+    source = TrainingNoise(names, [1.0, 1.0, 1.0, 0.5], [3] * 4, items=7, batch_size=7, latents=2)
+    assert torch.equal(eps[0], source.epoch(torch.arange(7).expand(4, 7)))

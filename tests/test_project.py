@@ -33,6 +33,7 @@ ORDER = [
     "networks",
     "objectives",
     "gradients",
+    "posterior",
     "linear",
     "data",
     "training",

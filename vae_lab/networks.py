@@ -33,6 +33,17 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 )
 
 
+def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
+    """One value per replica from a single one or a sequence of them."""
+    single = value is None or isinstance(value, str | float | int | np.generic)
+    values = [value] * replicas if single else list(value)
+    if len(values) != replicas:
+        raise ValueError(
+            f"{name}: expected 1 value or one for each of {replicas} replicas, got {len(values)}"
+        )
+    return values
+
+
 def replica_seeds(seed: int | Sequence[int], replicas: int) -> list[int]:
     """One seed per replica: `seed, seed + 1, …` for an integer, or the given ones."""
     if isinstance(seed, int | np.integer):
@@ -94,14 +105,25 @@ class Encoder(nn.Module):
     """q(z|x): items (…, features) -> a distribution over z, batch shape (R, B).
 
     A `DiagonalNormal`: one merged head gives mu and log sigma side by side. Nothing but the loss tells the
-    halves apart: one enters z as it is, the other through exp. Or independent Bernoulli variables, by
-    their logits.
+    halves apart: one enters z as it is, the other through exp. A replica whose `sigma` is not None has that
+    constant instead. Or independent Bernoulli variables, by their logits.
     """
 
-    def __init__(self, widths: Sequence[int], activation: str, streams: Streams, latent: Latent) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: str,
+        streams: Streams,
+        latent: Latent,
+        sigma: Sequence[float | None],
+    ) -> None:
         super().__init__()
         self.stack = _Stack(widths, activation, streams)
         self.latent = latent
+        constants = [math.nan if value is None else math.log(value) for value in sigma]
+        self.register_buffer("_constants", torch.tensor(constants).view(-1, 1, 1), persistent=False)
+        self._constants: Tensor
+        self._some = any(value is not None for value in sigma)
 
     def forward(self, x: Tensor) -> Any:
         return self.posterior(self.stack(x))
@@ -111,6 +133,8 @@ class Encoder(nn.Module):
         if self.latent == "bernoulli":
             return _bits(head)
         mu, log_sigma = head.chunk(2, dim=-1)
+        if self._some:
+            log_sigma = torch.where(self._constants.isnan(), log_sigma, self._constants)
         return DiagonalNormal(mu, log_sigma, validate_args=False)
 
 
@@ -142,6 +166,8 @@ class VAE(nn.Module):
     `features` is the size of an item, `latents` that of z; `hidden` gives the encoder's hidden widths,
     mirrored in the decoder. With `latent="bernoulli"` z is binary, and the prior a fair coin for each
     coordinate; such z has no path for gradients, so `fit` needs one of the estimators for discrete q.
+    `sigma` makes the posterior's standard deviation a constant, one for all replicas or one for each, instead
+    of the encoder's (None).
     `seed` is the first replica's (the others follow by one) or a sequence with one seed per replica; equal
     seeds give equal weights. Source: kingma2014auto.
 
@@ -161,6 +187,7 @@ class VAE(nn.Module):
         seed: int | Sequence[int] = 0,
         activation: str = "gelu",
         latent: Latent = "normal",
+        sigma: float | Sequence[float | None] | None = None,
     ) -> None:
         super().__init__()
         # Plain integers: numpy's would train and then not be saved.
@@ -180,11 +207,17 @@ class VAE(nn.Module):
                 raise ValueError(f"{name} is at least 1, got {size}")
         self.features, self.latents, self.hidden = features, latents, hidden
         self.likelihood, self.latent = likelihood, latent
+        self.sigma = per_replica("sigma", sigma, replicas)
+        given = [value for value in self.sigma if value is not None]
+        if not all(0 < value < math.inf for value in given) or (given and latent != "normal"):
+            raise ValueError(
+                f"sigma is positive and finite, or None, and for normal latents only; got {self.sigma}"
+            )
         self.replicas, self.activation = replicas, activation
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
         head = 2 * latents if latent == "normal" else latents
-        self.encoder = Encoder([features, *hidden, head], activation, streams, latent)
+        self.encoder = Encoder([features, *hidden, head], activation, streams, latent, self.sigma)
         self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor
@@ -192,7 +225,7 @@ class VAE(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this model again (before training)."""
-        names = ("features", "latents", "hidden", "likelihood", "replicas", "activation", "latent")
+        names = ["features", "latents", "hidden", "likelihood", "replicas", "activation", "latent", "sigma"]
         return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property

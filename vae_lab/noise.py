@@ -1,7 +1,9 @@
 """Laws of the noise eps in z = mu + sigma * eps, in one registry, and the random streams that feed them.
 
-A law is a function `(shape, generator) -> eps`. What makes one law different from another is the
-function itself and for how long a draw is kept:
+A law is a function `(shape, generator) -> eps`, shape (..., points, Z): a law may make the points of one set
+depend on each other. The points are the samples of one item where there are several, else the items of an
+epoch in the order of their presentation. What makes one law different from another is the function
+itself and for how long a draw is kept:
 
 * `per="presentation"`: a fresh draw whenever an item is shown (what a VAE does);
 * `per="batch"`: one draw for all items of a mini-batch;
@@ -20,6 +22,7 @@ A law of one's own joins by the decorator and can then be named wherever a noise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -96,6 +99,56 @@ def frozen(shape: Sequence[int], generator: Generator) -> Tensor:
     return standard_normal(shape, generator)
 
 
+@noise(per="batch")
+def shared(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps ~ N(0, 1), one draw for all items of a mini-batch."""
+    return standard_normal(shape, generator)
+
+
+@noise()
+def antithetic(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps ~ N(0, 1) in pairs of opposite sign, one after the other."""
+    *sets, points, latents = shape
+    half = standard_normal((*sets, (points + 1) // 2, latents), generator)
+    return torch.stack([half, -half], dim=-2).flatten(-3, -2)[..., :points, :]
+
+
+@noise()
+def sobol(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps ~ N(0, 1) at evenly spread points: a Sobol sequence, shifted at random once for each set."""
+    *sets, points, latents = shape
+    even = torch.quasirandom.SobolEngine(latents).draw(points).to(generator.device)
+    u = (even + standard_uniform((*sets, 1, latents), generator)).remainder(1)
+    edge = torch.finfo(u.dtype).eps
+    return torch.special.ndtri(u.clamp(edge / 2, 1 - edge))
+
+
+@noise()
+def rademacher(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps = ±1 by the toss of a coin."""
+    return 1 - 2 * (standard_uniform(shape, generator) < 0.5).float()
+
+
+@noise()
+def uniform(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps uniform between ±√3, where its variance is 1."""
+    return (2 * standard_uniform(shape, generator) - 1) * math.sqrt(3)
+
+
+@noise()
+def laplace(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps from the Laplace distribution of variance 1."""
+    u = standard_uniform((2, *shape), generator).clamp_min(torch.finfo(torch.float32).tiny)
+    return (u[0].log() - u[1].log()) * math.sqrt(0.5)  # the difference of two exponential variables
+
+
+@noise()
+def student_t(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps from Student's t with 5 degrees of freedom, scaled to variance 1: heavy tails."""
+    normal = standard_normal((6, *shape), generator)
+    return normal[0] / normal[1:].square().mean(0).sqrt() * math.sqrt(3 / 5)
+
+
 class Streams:
     """Independent, reproducible random streams: one for each distinct seed.
 
@@ -131,7 +184,7 @@ class TrainingNoise:
     """The eps that R replicas see, epoch by epoch, each by its own law, scale and seed.
 
     `names`, `scales`, `seeds` have one entry per replica (R); a training set has `items` items, shown in
-    batches of `batch_size`.
+    batches of `batch_size`, with `samples` draws of size `latents` for each presentation of an item.
     """
 
     def __init__(
@@ -143,10 +196,12 @@ class TrainingNoise:
         items: int,
         batch_size: int,
         latents: int,
+        samples: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.items, self.batch_size, self.latents, self.device = items, batch_size, latents, device
-        self.scales = torch.tensor(scales, device=device).view(-1, 1, 1)
+        self.items, self.batch_size, self.device = items, batch_size, device
+        self.shape = (latents,) if samples == 1 else (samples, latents)
+        self.scales = torch.tensor(scales, device=device)
         self.laws: list[tuple[Noise, Tensor, Streams]] = []
         self.kept: dict[str, Tensor] = {}
         for name in dict.fromkeys(names):
@@ -155,19 +210,43 @@ class TrainingNoise:
             streams = Streams([seeds[r] for r in members], f"noise {name}", device)
             self.laws.append((law, torch.tensor(members, device=device), streams))
             if law.per == "item":
-                self.kept[name] = streams.draw(law.sample, items, latents)
+                self.kept[name] = streams.draw(law.sample, items, *self.shape)
 
     def epoch(self, order: Tensor) -> Tensor:
-        """eps (R, items, Z) for one epoch that presents the items in `order` (R, items)."""
-        eps = torch.empty(*order.shape, self.latents, device=self.device)
+        """eps (R, items, Z), or (N, R, items, Z) of several samples, for one epoch that presents the items in
+        `order` (R, items)."""
+        eps = torch.empty(*order.shape, *self.shape, device=self.device)
         for law, members, streams in self.laws:
             if law.per == "item":
-                drawn = self.kept[law.name].take_along_dim(order[members].unsqueeze(-1), dim=1)
+                chosen = order[members].view(len(members), -1, *[1] * len(self.shape))
+                drawn = self.kept[law.name].take_along_dim(chosen, dim=1)
             elif law.per == "batch":
                 batches = -(-self.items // self.batch_size)
-                drawn = streams.draw(law.sample, batches, self.latents)
+                drawn = streams.draw(law.sample, batches, *self.shape)
                 drawn = drawn.repeat_interleave(self.batch_size, dim=1)[:, : self.items]
             else:
-                drawn = streams.draw(law.sample, self.items, self.latents)
+                drawn = streams.draw(law.sample, self.items, *self.shape)
             eps[members] = drawn.to(eps)
-        return eps.mul_(self.scales)
+        eps *= self.scales.view(-1, *[1] * (eps.ndim - 1))
+        return eps if len(self.shape) == 1 else eps.movedim(2, 0)
+
+
+def presentations(
+    names: Sequence[str],
+    scales: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    items: int,
+    latents: int,
+    count: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """eps of the same items in `count` presentations, each replica by its law: (count, R, items, Z).
+
+    For a law that is kept per item, or constant, the presentations are equal.
+    """
+    source = TrainingNoise(
+        names, scales, seeds, items=items, batch_size=items, latents=latents, device=device
+    )
+    order = torch.arange(items, device=device).expand(len(names), items)
+    return torch.stack([source.epoch(order) for _ in range(count)])

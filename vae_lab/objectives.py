@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from torch.distributions import Bernoulli, kl_divergence
 
 from .costs import NotApplicable
-from .distributions import unwrap
+from .distributions import reparameterize, unwrap
 from .estimators import ESTIMATORS
 from .networks import VAE
 from .registry import Registry
@@ -49,18 +49,27 @@ class Terms(NamedTuple):
 def terms_by(estimator: Callable[..., Tensor], vae: VAE, q: Any, x: Tensor, n: int) -> Terms:
     """Terms of the ELBO of items `x` for a given `q`, by n draws of `estimator`: each q's batch shape."""
     surrogate = estimator(q, lambda z: vae.decoder(z).log_prob(x), n)
-    return _with_kl(vae, q, surrogate.mean(0))
+    return terms_of(vae, q, surrogate.mean(0))
 
 
-def _with_kl(vae: VAE, q: Any, reconstruction: Tensor) -> Terms:
+def terms_of(vae: VAE, q: Any, reconstruction: Tensor) -> Terms:
+    """The given reconstruction (*batch) beside the KL of `q` to the prior, each q's batch shape."""
     return Terms(reconstruction, kl_divergence(q, vae.prior.expand(q.batch_shape)))
 
 
-def elbo(vae: VAE, x: Tensor, eps: Tensor | None = None, estimator: str = "pathwise", n: int = 1) -> Terms:
+def elbo(
+    vae: VAE,
+    x: Tensor,
+    eps: Tensor | None = None,
+    estimator: str = "pathwise",
+    n: int = 1,
+    detached: Tensor | None = None,
+) -> Terms:
     """Terms of the ELBO of items `x` (B, D) or (R, B, D), with gradients by the trick or another estimator.
 
     With `eps` (R, B, Z), or (N, R, B, Z) to average N samples, the draws are those of the trick. Without it,
     `n` samples are drawn from torch's global generator by `estimator`, a name in `ESTIMATORS`, and averaged.
+    Where `detached` (R, 1, 1) is true, the reconstruction's gradient stops at sigma and moves mu only.
     Raises ValueError if both are given, and what the estimator raises (`NotApplicable`, `CostError`).
     Source: kingma2014auto.
     """
@@ -69,10 +78,10 @@ def elbo(vae: VAE, x: Tensor, eps: Tensor | None = None, estimator: str = "pathw
         return terms_by(ESTIMATORS[estimator], vae, q, x, n)
     if estimator != "pathwise" or n != 1:
         raise ValueError(f"eps says what to draw, so it goes with neither {estimator=} nor {n=}")
-    if eps.ndim == 4:
-        return Draws(vae, q, x, eps).terms
     _check_moves(vae)
-    return _with_kl(vae, q, vae.decoder(q.reparameterize(eps)).log_prob(x))
+    sigma = q.sigma if detached is None else torch.where(detached, q.sigma.detach(), q.sigma)
+    log_x = vae.decoder(reparameterize(q.mu, sigma, eps)).log_prob(x)
+    return terms_of(vae, q, log_x.mean(0) if eps.ndim == 4 else log_x)
 
 
 def _check_moves(vae: VAE) -> None:
@@ -119,7 +128,7 @@ class Draws:
     @property
     def terms(self) -> Terms:
         """The terms of the ELBO by the same draws, each (*S, R, B)."""
-        return _with_kl(self.vae, self.q, self.log_x.mean(0))
+        return terms_of(self.vae, self.q, self.log_x.mean(0))
 
     def log_weights(self, score: bool = True) -> Tensor:
         """log w = log p(x, z) − log q(z|x), (N, *S, R, B); without `score`, q counts as known in log q."""
@@ -279,45 +288,61 @@ def _shared_draws(q: Any, n: int, generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0) -> pd.DataFrame:
+def score(
+    vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0, prior: Any = None
+) -> dict[str, Tensor]:
+    """The honest scores of `evaluate` for each item: name -> (R, items), float64, nats.
+
+    `prior` takes the place of N(0, I): a distribution over z with batch shape () or (R, 1). Where torch knows
+    no KL to it, the same draws estimate the KL.
+    """
+    x = as_items(vae, x)
+    if importance_samples < 1:
+        raise ValueError(f"importance_samples is at least 1, got {importance_samples}")
+    prior = vae.prior if prior is None else prior
+    generator = Generator(x.device).manual_seed(int(seed))
+    # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
+    # depend on the number of replicas, so that a replica draws the same eps in any company.
+    samples = max(1, 2**20 // (vae.features * 64))
+    found: list[Tensor] = []
+    for items in x.split(64):
+        q = vae.encoder(items)
+        reconstruction = torch.zeros(q.batch_shape, dtype=x.dtype, device=x.device)
+        sampled_kl, log_weight = reconstruction.clone(), torch.full_like(reconstruction, -math.inf)
+        for start in range(0, importance_samples, samples):
+            n = min(samples, importance_samples - start)
+            z = _shared_draws(q, n, generator)
+            log_x, log_ratio = vae.decoder(z).log_prob(items), prior.log_prob(z) - q.log_prob(z)
+            reconstruction += log_x.sum(0)
+            sampled_kl -= log_ratio.sum(0)
+            log_weight = torch.logaddexp(log_weight, (log_x + log_ratio).logsumexp(0))
+        try:
+            kl = kl_divergence(q, prior.expand(q.batch_shape))
+        except NotImplementedError:
+            kl = sampled_kl / importance_samples
+        terms = (reconstruction / importance_samples, kl, log_weight - math.log(importance_samples))
+        found.append(torch.stack(terms).double())
+    reconstruction, kl, log_likelihood = torch.cat(found, dim=-1)
+    return {
+        "elbo": reconstruction - kl,
+        "reconstruction": reconstruction,
+        "kl": kl,
+        "log_likelihood": log_likelihood,
+    }
+
+
+def evaluate(
+    vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0, prior: Any = None
+) -> pd.DataFrame:
     """Score every replica on items `x` (items, D) as the VAE that it claims to be.
 
     q = N(mu, sigma²) with fresh Gaussian eps (or the encoder's Bernoulli variables) and beta = 1, however the
     model was trained: a model trained without noise gets no credit for a loss that is not a bound.
     One row per replica: `replica, elbo, reconstruction, kl, log_likelihood`, nats per item; the
     reconstruction is the mean over the same `importance_samples` that give `log_likelihood`, the
-    importance-weighted bound.
+    importance-weighted bound. `score` has the values of each item, and says what `prior` may be.
     Source: burda2016importance.
     """
-    x = as_items(vae, x)
-    if importance_samples < 1:
-        raise ValueError(f"importance_samples is at least 1, got {importance_samples}")
-    generator = Generator(x.device).manual_seed(int(seed))
-    totals = torch.zeros(3, vae.replicas, dtype=torch.float64, device=x.device)
-    # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
-    # depend on the number of replicas, so that a replica draws the same eps in any company.
-    samples = max(1, 2**20 // (vae.features * 64))
-    for items in x.split(64):
-        q = vae.encoder(items)
-        reconstruction = torch.zeros(q.batch_shape, dtype=x.dtype, device=x.device)
-        log_weight = torch.full_like(reconstruction, -math.inf)
-        for start in range(0, importance_samples, samples):
-            n = min(samples, importance_samples - start)
-            z = _shared_draws(q, n, generator)
-            log_x = vae.decoder(z).log_prob(items)
-            log_w = log_x + vae.prior.log_prob(z) - q.log_prob(z)
-            reconstruction += log_x.sum(0)
-            log_weight = torch.logaddexp(log_weight, log_w.logsumexp(0))
-        kl = kl_divergence(q, vae.prior.expand(q.batch_shape))
-        terms = (reconstruction / importance_samples, kl, log_weight - math.log(importance_samples))
-        totals += torch.stack(terms).sum(-1)
-    reconstruction, kl, log_likelihood = (totals / len(x)).cpu().numpy()
-    return pd.DataFrame(
-        {
-            "replica": range(vae.replicas),
-            "elbo": reconstruction - kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "log_likelihood": log_likelihood,
-        }
-    )
+    scores = score(vae, x, importance_samples, seed, prior)
+    means = {name: values.mean(1).cpu().numpy() for name, values in scores.items()}
+    return pd.DataFrame({"replica": range(vae.replicas), **means})

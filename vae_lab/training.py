@@ -9,9 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,21 +20,9 @@ from tqdm import tqdm
 from .costs import CostError
 from .data import Dataset
 from .estimators import ESTIMATORS
-from .networks import VAE, replica_seeds
+from .networks import VAE, Linear, per_replica, replica_seeds
 from .noise import NOISES, Streams, TrainingNoise, standard_uniform
 from .objectives import OBJECTIVES, Draws, as_items, bound, check_objective, elbo, evaluate, terms_by
-
-T = TypeVar("T", str, float)
-
-
-def _per_replica(name: str, value: T | Sequence[T], replicas: int) -> list[T]:
-    """One value per replica from a single one or a sequence of them."""
-    values = [value] * replicas if isinstance(value, str | float | int | np.generic) else list(value)
-    if len(values) != replicas:
-        raise ValueError(
-            f"{name}: expected 1 value or one for each of {replicas} replicas, got {len(values)}"
-        )
-    return values
 
 
 def _permutation(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -57,6 +43,8 @@ def fit(
     noise: str | Sequence[str] = "gaussian",
     noise_scale: float | Sequence[float] = 1.0,
     beta: float | Sequence[float] = 1.0,
+    detach_sigma: bool | Sequence[bool] = False,
+    decoder_l2: float | Sequence[float] = 0.0,
     seed: int | Sequence[int] = 0,
     test_every: int = 0,
     progress: bool = True,
@@ -64,10 +52,13 @@ def fit(
     """Train every replica of `vae` in place by Adam on reconstruction − beta · KL, or on another objective.
 
     `data` is a `Dataset` or a float tensor (items, features). `objective` is a name in `OBJECTIVES`,
-    `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item and step. `noise` (a
-    name in `NOISES`), `noise_scale` and `beta` take one value or one per replica; the first two are for
-    `pathwise` only, beta for the ELBO. `test_every` > 0 scores the test items of a `Dataset` every so many
-    epochs with one draw of z.
+    `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item and step.
+    `test_every` > 0 scores the test items of a `Dataset` every so many epochs with one draw of z.
+
+    These take one value or one per replica: `noise` (a name in `NOISES`) and `noise_scale`; `detach_sigma`
+    (the reconstruction moves mu only); `beta`; and `decoder_l2`, half of which times the sum of the
+    decoder's squared weights is a price in nats per item (ghosh2020variational). The first three go with
+    `pathwise`, detach_sigma and beta with the ELBO.
 
     `seed` is the first replica's (the others follow by one) or a sequence; it decides batch order,
     binarisation and eps of its replica and nothing else does, so replica r equals the same model trained
@@ -99,12 +90,14 @@ def fit(
         if not isinstance(data, Dataset):
             raise ValueError("test_every needs a Dataset, whose test items it scores; a tensor has none")
         as_items(vae, data.test)
-    names = _per_replica("noise", noise, vae.replicas)
+    names = per_replica("noise", noise, vae.replicas)
     for name in names:
         NOISES[name]
-    scales = _per_replica("noise_scale", noise_scale, vae.replicas)
-    betas = _per_replica("beta", beta, vae.replicas)
-    for setting, values in {"noise_scale": scales, "beta": betas}.items():
+    scales = per_replica("noise_scale", noise_scale, vae.replicas)
+    betas = per_replica("beta", beta, vae.replicas)
+    penalties = per_replica("decoder_l2", decoder_l2, vae.replicas)
+    detached = per_replica("detach_sigma", detach_sigma, vae.replicas)
+    for setting, values in {"noise_scale": scales, "beta": betas, "decoder_l2": penalties}.items():
         if not all(0 <= value < math.inf for value in values):
             raise ValueError(f"{setting} is finite and not negative, got {values}")
     seeds = replica_seeds(seed, vae.replicas)
@@ -114,11 +107,13 @@ def fit(
         raise ValueError(f"samples is at least 1, got {samples}")
     if objective != "elbo" and any(value != 1 for value in betas):
         raise ValueError(f"beta weighs the KL of objective='elbo'; with {objective!r} it is 1, got {betas}")
+    if objective != "elbo" and any(detached):
+        raise ValueError(f"detach_sigma is for objective='elbo', not for {objective!r}")
     own_draws = estimator != "pathwise"  # of z, not by the trick
-    if own_draws and (set(names) != {"gaussian"} or any(value != 1 for value in scales)):
+    if own_draws and (set(names) != {"gaussian"} or any(value != 1 for value in scales) or any(detached)):
         raise ValueError(
-            f"{estimator!r} draws z by itself; a law or scale of eps is for estimator='pathwise', "
-            f"got noise={names} and noise_scale={scales}"
+            f"{estimator!r} draws z by itself; a law or scale of eps and detach_sigma are for "
+            f"estimator='pathwise', got noise={names}, noise_scale={scales} and detach_sigma={detached}"
         )
     if own_draws or vae.latent != "normal":
         # What the estimator requires, tried on one item. NaN is reported below.
@@ -133,10 +128,15 @@ def fit(
         seeds,
         items=items,
         batch_size=batch_size,
-        latents=samples * vae.latents,
+        latents=vae.latents,
+        samples=samples,
         device=device,
     )
-    weight = torch.tensor(betas, dtype=train.dtype, device=device).view(-1, 1)
+    weight, decay = (
+        torch.tensor(values, dtype=train.dtype, device=device).view(-1, 1) for values in (betas, penalties)
+    )
+    stop = torch.tensor(detached, device=device).view(-1, 1, 1) if any(detached) else None
+    decoding = [m.weight for m in vae.decoder.modules() if isinstance(m, Linear) and m.weight.requires_grad]
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
     if own_draws:
         torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
@@ -147,8 +147,8 @@ def fit(
     bar = tqdm(range(1, epochs + 1), "training", unit="epoch", disable=not progress, mininterval=1.0)
     for epoch in bar:
         order = order_streams.draw(_permutation, items)
-        if not own_draws:  # (N, R, items, Z)
-            eps = eps_source.epoch(order).to(train).unflatten(-1, (samples, -1)).movedim(2, 0)
+        if not own_draws:
+            eps = eps_source.epoch(order).to(train)
         totals = torch.zeros(2, vae.replicas, dtype=train.dtype, device=device)
         for first in range(0, items, batch_size):
             batch = slice(first, first + batch_size)
@@ -166,14 +166,18 @@ def fit(
                     totals[:, lost] = math.nan
                     break
             elif objective == "elbo":
-                terms = elbo(vae, x, eps[:, :, batch].squeeze(0))  # a single sample needs no axis
+                terms = elbo(vae, x, eps[..., batch, :], detached=stop)
             else:
-                draws = Draws(vae, vae.encoder(x), x, eps[:, :, batch])
+                several = eps if samples > 1 else eps.unsqueeze(0)
+                draws = Draws(vae, vae.encoder(x), x, several[..., batch, :])
                 terms = draws.terms
             value = terms.weighted(weight) if objective == "elbo" else OBJECTIVES[objective].function(draws)
             optimizer.zero_grad()
             # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
             value.backward(torch.full_like(value, -1 / value.shape[-1]))
+            for weights in decoding if any(penalties) else ():
+                assert weights.grad is not None
+                weights.grad += decay.unsqueeze(-1) * weights.detach()
             optimizer.step()
             totals += torch.stack([term.detach().sum(-1) for term in terms])
         reconstruction, kl = (totals / items).double().cpu()
@@ -186,7 +190,7 @@ def fit(
                 f"loss or weights are not finite in epoch {epoch}, replica {r}: "
                 f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
                 f"with {objective=}, {estimator=}, {samples=}, noise={names[r]!r}, "
-                f"noise_scale={scales[r]:g}, beta={betas[r]:g}, "
+                f"noise_scale={scales[r]:g}, beta={betas[r]:g}, decoder_l2={penalties[r]:g}, "
                 f"seed={seeds[r]}, learning_rate={learning_rate:g}; try a smaller learning rate"
             )
         rows = {

@@ -1,0 +1,264 @@
+"""The linear Gaussian VAE and its exact solutions: the ground truth for everything else.
+
+With encoder mu = Vᵀx + b, a sigma that is the same for all items, and decoder N(Wᵀz + c, t I), the ELBO is a
+function of the data's mean and covariance S alone. Its best value is the log-likelihood of probabilistic
+principal component analysis (tipping1999probabilistic, lucas2019dont). With S's eigenvalues l, in descending
+order, a latent's gain w² (the squared length of its row of W) is l − t, its posterior variance t/l and its KL
+½ ln(l/t); t is the mean of the eigenvalues left out.
+
+Everything that noise does here enters by the mean and the variance of eps. For a fixed t, the optimum of
+reconstruction − beta · KL, one eigenvalue at a time:
+
+    eps of variance τ²        w² = ½ [l + √(l² − 4 l beta t (1 − 1/τ²))] − beta t
+    sigma held at c           w² = √(l beta t) / (c τ) − beta t
+    no eps, decoder_l2 = λ    w² = √(l beta / λ) − beta t
+
+where that is positive and better than w = 0, else w = 0. The last two are one and the same for λ = c² τ² / t.
+Without eps and λ there is no optimum: w grows without bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from .distributions import DiagonalNormal
+from .networks import VAE, Linear
+from .objectives import Terms, as_items
+
+
+@dataclass(frozen=True)
+class PPCA:
+    """Probabilistic principal component analysis of items (N, D) with k components, in float64.
+
+    `mean` (D,), `eigenvalues` (D,) of the covariance in descending order, `noise_variance` t,
+    `log_likelihood` of the items in nats per item; per latent (k,): `gains` l − t, `posterior_variance` t/l
+    and `kl` ½ ln(l/t) in nats. `active` counts the eigenvalues above t among the first k.
+    """
+
+    mean: Tensor
+    eigenvalues: Tensor
+    noise_variance: float
+    log_likelihood: float
+    gains: Tensor
+    posterior_variance: Tensor
+    kl: Tensor
+
+    @property
+    def active(self) -> int:
+        """Latents that carry information at the optimum."""
+        return int((self.gains > 0).sum())
+
+
+def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean(0)
+    return mean, (x - mean).T @ (x - mean) / len(x)
+
+
+def ppca(x: Tensor, k: int) -> PPCA:
+    """The exact maximum-likelihood solution for items `x` (N, D) and `k` < D latents.
+
+    Raises ValueError where k is out of range, or where k components leave no variance for the noise.
+    Source: tipping1999probabilistic.
+    """
+    x = x.double()
+    features = x.shape[-1]
+    if x.ndim != 2 or not 1 <= k < features:
+        raise ValueError(f"expected items (N, D) and 1 <= k < D, got shape {tuple(x.shape)} and k={k}")
+    mean, covariance = _mean_and_covariance(x)
+    eigenvalues = torch.linalg.eigvalsh(covariance).flip(0)
+    kept, t = eigenvalues[:k], eigenvalues[k:].mean().item()
+    if t <= torch.finfo(x.dtype).eps * eigenvalues[0]:
+        raise ValueError(f"{k} components explain all of the variance, so the likelihood has no maximum")
+    log_determinant = kept.log().sum().item() + (features - k) * math.log(t)
+    return PPCA(
+        mean=mean,
+        eigenvalues=eigenvalues,
+        noise_variance=t,
+        log_likelihood=-0.5 * (features * (math.log(2 * math.pi) + 1) + log_determinant),
+        gains=kept - t,
+        posterior_variance=t / kept,
+        kl=0.5 * (kept / t).log(),
+    )
+
+
+def optimal_gains(
+    eigenvalues: Tensor,
+    noise_variance: float,
+    *,
+    eps_variance: float = 1.0,
+    sigma: float | None = None,
+    beta: float = 1.0,
+    decoder_l2: float = 0.0,
+) -> Tensor:
+    """Gains w² of the linear VAE's optimum for `eigenvalues` l, same shape, at a fixed noise variance t.
+
+    `eps_variance` is τ², and `sigma` a constant standard deviation c of the posterior, or None for a learned.
+    The module's docstring has the formulas. Raises ValueError where there is no finite optimum, and for
+    decoder_l2 beside noise with a learned sigma, which has no formula.
+    """
+    t, spread = noise_variance, eigenvalues.double()
+    if sigma is not None or eps_variance == 0:
+        price = decoder_l2 + (0.0 if sigma is None else sigma**2 * eps_variance / t)  # of w²
+        if price == 0:
+            raise ValueError("no finite optimum: without noise and decoder_l2 the gains grow without bound")
+        return ((spread * beta / price).sqrt() - beta * t).clamp_min(0)
+    if decoder_l2:
+        raise ValueError("decoder_l2 beside noise with a learned sigma has no formula; give sigma")
+    root = spread**2 - 4 * spread * beta * t * (1 - 1 / eps_variance)
+    w2 = 0.5 * (spread + root.clamp_min(0).sqrt()) - beta * t
+    # Both are stationary. What is minimised, over beta/2, without what they share:
+    active = spread / (w2 + beta * t) + (w2 * eps_variance / (beta * t)).log1p()
+    better = (root >= 0) & (w2 > 0) & (active < spread / (beta * t))
+    return torch.where(better, w2, torch.zeros_like(w2))
+
+
+def _each(value: Tensor | float) -> Tensor:
+    """One number, or one for each replica, to broadcast with (R, 1, 1)."""
+    return torch.as_tensor(value, dtype=torch.float64).view(-1, 1, 1)
+
+
+def _closed_form(
+    covariance: Tensor,
+    gap: Tensor,
+    middle: DiagonalNormal,
+    v: Tensor,
+    w: Tensor,
+    log_scale: Tensor,
+    eps_variance: Tensor,
+) -> Terms:
+    """Mean terms of the ELBO, each (R,), from q of the mean item (R, 1, Z), what the decoder misses of it at
+    the mean z, `gap` (R, 1, D), and the weights V (R, D, Z) and W (R, Z, D)."""
+    features, variance, log_t = len(covariance), middle.sigma.square(), 2 * log_scale.flatten()
+    missed = torch.eye(features, dtype=v.dtype) - v @ w
+    error = (missed * (covariance @ missed)).sum((-2, -1)) + gap.square().sum((-2, -1))
+    error = error + (eps_variance * variance @ w.square()).sum((-2, -1))
+    reconstruction = -0.5 * (features * (math.log(2 * math.pi) + log_t) + error * (-log_t).exp())
+    squares = (v * (covariance @ v)).sum((-2, -1)) + middle.mu.square().sum((-2, -1))
+    return Terms(reconstruction, 0.5 * (squares + (variance - 1 - 2 * middle.log_sigma).sum((-2, -1))))
+
+
+class LinearVAE(VAE):
+    """A VAE without hidden layers, in float64, whose sigma is the same for all items.
+
+    `noise_variance` fixes the decoder's variance t, which else is learned; the other arguments are those of
+    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        latents: int,
+        replicas: int = 1,
+        seed: int | Sequence[int] = 0,
+        sigma: float | Sequence[float | None] | None = None,
+        noise_variance: float | None = None,
+    ) -> None:
+        super().__init__(features, latents, (), "gaussian", replicas, seed, sigma=sigma)
+        self.double()
+        head, layer = self.encoder.stack.layers[0], self.decoder.stack.layers[0]
+        assert isinstance(head, Linear) and isinstance(layer, Linear) and self.decoder.log_scale is not None
+        self._head, self._layer, self._log_scale = head, layer, self.decoder.log_scale
+        learned = torch.ones(2 * latents, dtype=torch.float64)
+        learned[latents:] = 0
+        with torch.no_grad():
+            head.weight.mul_(learned)
+            head.bias.mul_(learned)  # sigma starts at 1
+            if noise_variance is not None:
+                self._log_scale.fill_(0.5 * math.log(noise_variance))
+        self._log_scale.requires_grad_(noise_variance is None)
+        head.weight.register_hook(lambda gradient: gradient * learned.to(gradient))
+
+    @property
+    def gains(self) -> Tensor:
+        """The squared singular values of the decoder, (R, Z), in descending order."""
+        return torch.linalg.svdvals(self._layer.weight.detach()).square()
+
+    def expected_terms(
+        self, x: Tensor, eps_mean: Tensor | float = 0.0, eps_variance: Tensor | float = 1.0
+    ) -> Terms:
+        """The terms of the ELBO of items `x` (N, D) in closed form, their mean over items: each (R,).
+
+        For noise with the given mean and variance, whatever its law: numbers, or one for each replica (R,).
+        """
+        mean, covariance = _mean_and_covariance(as_items(self, x))
+        middle = self.encoder(mean.unsqueeze(0))  # q of the mean item, R, 1, Z
+        output = self._layer(middle.mu + middle.sigma * _each(eps_mean))
+        v, w = self._head.weight[..., : self.latents], self._layer.weight
+        return _closed_form(covariance, mean - output, middle, v, w, self._log_scale, _each(eps_variance))
+
+    @torch.no_grad()
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """The exact mean of log p(x) over items `x` (N, D), in nats: (R,)."""
+        w, t = self._layer.weight, (2 * self._log_scale).exp()
+        covariance = w.mT @ w + t * torch.eye(self.features, dtype=w.dtype)
+        normal = MultivariateNormal(self._layer.bias.squeeze(1), covariance)
+        return normal.log_prob(as_items(self, x).unsqueeze(1)).mean(0)
+
+    def maximise(
+        self,
+        x: Tensor,
+        *,
+        eps_mean: Tensor | float = 0.0,
+        eps_variance: Tensor | float = 1.0,
+        beta: Tensor | float = 1.0,
+        decoder_l2: Tensor | float = 0.0,
+        steps: int = 4000,
+    ) -> Tensor:
+        """Train all replicas on `expected_terms` by L-BFGS; the objective's final values (R,), in nats.
+
+        The settings are those of `fit`, with the law of eps by its mean and variance; each is one number, or
+        one for each replica. A step is one iteration for all replicas together.
+        """
+        mean, covariance = _mean_and_covariance(as_items(self, x))
+        # L-BFGS wants curvatures of one size. So data are whitened, the encoder's bias is given by its output
+        # for the mean item, and the decoder's by its own for that.
+        spread, axes = torch.linalg.eigh(covariance)
+        whiten = axes / spread.clamp_min(1e-3 * spread.mean()).sqrt() @ axes.T
+        first, second = _each(eps_mean), _each(eps_variance)
+        middle = self.encoder(mean.unsqueeze(0))
+        output = self._layer(middle.mu + middle.sigma * first)
+        v = torch.linalg.solve(whiten, self._head.weight[..., : self.latents])
+        leaves = [v, middle.mu, middle.log_sigma, self._layer.weight, output, self._log_scale]
+        v, centre, log_sigma, w, output, log_scale = leaves = [
+            p.detach().clone(memory_format=torch.contiguous_format) for p in leaves
+        ]
+        free = [v, centre, w, output]
+        free += [log_sigma] if all(value is None for value in self.sigma) else []
+        free += [log_scale] if self._log_scale.requires_grad else []
+        for leaf in free:
+            leaf.requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            free,
+            max_iter=steps,
+            max_eval=2 * steps,
+            history_size=50,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-9,
+            tolerance_change=1e-13,
+        )
+
+        def objective() -> Tensor:
+            q = DiagonalNormal(centre, log_sigma, validate_args=False)
+            terms = _closed_form(covariance, mean - output, q, whiten @ v, w, log_scale, second)
+            return terms.weighted(beta) - 0.5 * torch.as_tensor(decoder_l2) * w.square().sum((-2, -1))
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = -objective().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        with torch.no_grad():
+            self._head.weight[..., : self.latents] = whiten @ v
+            self._head.bias.copy_(torch.cat([centre - mean.unsqueeze(0) @ (whiten @ v), log_sigma], dim=-1))
+            self._layer.weight.copy_(w)
+            self._layer.bias.copy_(output - (centre + log_sigma.exp() * first) @ w)
+            self._log_scale.copy_(log_scale)
+            return objective()
