@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import yaml
 
 from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME
 
@@ -174,3 +175,21 @@ def test_bad_parameters_stop_the_run_before_any_compute(
     assert "epochs: integer > 0" in run.stderr and "dataset: one of 'digits', 'mnist-5k'" in run.stderr
     last = max(cell.execution_count or 0 for cell in code_cells(output))
     assert last == 4, "imports, parameters, papermill's parameters, and the check that fails"
+
+
+def test_a_noise_law_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
+    """The cell that the page on forking shows, put into chapter 9."""
+    page = (ROOT / "book" / "fork.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    notebook = nbformat.read(ROOT / "notebooks" / "09_epsilon_ablation.ipynb", as_version=4)
+    place = 1 + next(i for i, cell in enumerate(notebook.cells) if "check_parameters(" in cell.source)
+    notebook.cells.insert(place, nbformat.v4.new_code_cell(code))
+    nbformat.write(notebook, tmp_path / "forked.ipynb")
+    quick = yaml.safe_load((ROOT / "config" / "quick.yaml").read_text())["notebooks"]["09_epsilon_ablation"]
+    options = [word for key, value in quick.items() for word in ("-p", key, str(value))]
+    run = papermill(tmp_path / "forked.ipynb", tmp_path / "out.ipynb", *options)
+    assert run.returncode == 0, run.stderr
+    tables = [page for page in outputs(tmp_path / "out.ipynb", "text/html") if "<table" in page]
+    figures = outputs(tmp_path / "out.ipynb", "image/svg+xml")
+    assert len(tables) == 2 and len(figures) == 8
+    assert all("triangular" in output for output in (*tables, *figures))

@@ -73,6 +73,15 @@ def test_latent_map_draws_every_item_as_its_label() -> None:
     assert [len(c.get_offsets()) for c in ax.collections] == [1, 2, 1]
 
 
+def test_latent_map_draws_an_ellipse_of_one_deviation_around_each() -> None:
+    mu, sigma = torch.tensor([[0.0, 0.0], [3.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.2, 2.0]])
+    ax = plots.latent_map(mu, torch.tensor([4, 4]), plt.figure().subplots(), sigma)
+    regions = ax.collections[0]
+    assert regions.get_widths().tolist() == pytest.approx([2.0, 0.4])
+    assert regions.get_heights().tolist() == pytest.approx([1.0, 4.0])
+    assert ax.dataLim.intervaly.tolist() == pytest.approx([-1.0, 3.0]), "all of it is in view"
+
+
 def graph(cost: torch.Tensor, **leaves: torch.Tensor) -> list[str]:
     return texts(plots.autograd_graph(cost, leaves, plt.figure().subplots()))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from torch import Tensor
@@ -144,15 +145,33 @@ def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], ax: Axes | No
     return ax
 
 
-def latent_map(mu: Tensor, labels: Tensor, ax: Axes | None = None) -> Axes:
+def latent_map(mu: Tensor, labels: Tensor, ax: Axes | None = None, sigma: Tensor | None = None) -> Axes:
     """Posterior means `mu` (items, 2), each drawn as the digit of its label (items,).
 
-    Digits as markers can be told apart without colour.
+    Digits as markers can be told apart without colour. With `sigma` (items, 2) the ellipse of one standard
+    deviation lies around each.
     """
     ax = ax or plt.gca()
     points, classes = np.asarray(mu), np.asarray(labels)
     for k, color in zip(np.unique(classes), cycle(mpl.color_sequences["tab10"]), strict=False):
         chosen = classes == k
+        if sigma is not None:
+            size = np.asarray(sigma)[chosen]
+            look: dict[str, Any] = {
+                "facecolors": "none",
+                "edgecolors": color,
+                "linewidths": 0.7,
+                "alpha": 0.6,
+            }
+            place: dict[str, Any] = {
+                "units": "xy",
+                "offsets": points[chosen],
+                "offset_transform": ax.transData,
+            }
+            ax.add_collection(
+                EllipseCollection(2 * size[:, 0], 2 * size[:, 1], np.zeros(len(size)), **place, **look)
+            )
+            ax.update_datalim(np.concatenate([points[chosen] - size, points[chosen] + size]))
         ax.scatter(points[chosen, 0], points[chosen, 1], s=26, color=color, marker=f"${k}$", linewidths=0.3)
     ax.set(xlabel="z₁", ylabel="z₂", aspect="equal")
     return ax

@@ -34,13 +34,20 @@ def frozen_posterior(z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_posterior(
-    vae: VAE, x: Tensor, eps: Tensor, *, weights: Tensor | None = None, beta: float = 1.0, steps: int = 500
+    vae: VAE,
+    x: Tensor,
+    eps: Tensor,
+    *,
+    weights: Tensor | None = None,
+    beta: Tensor | float = 1.0,
+    steps: int = 500,
 ) -> DiagonalNormal:
     """The q that maximises reconstruction − beta · KL for each item `x` (B, D) of each replica: (R, B).
 
     The reconstruction is a mean over given eps (N, R, B, Z), R and B may be 1: a frozen one, or the points of
-    a quadrature with `weights` (N,) that sum to 1. Starts at the encoder's q, and goes by at most `steps`
-    iterations of L-BFGS in the precision of `vae`; use `vae.double()` where digits count.
+    a quadrature with `weights` (N,) that sum to 1; `beta` is a number, or (R, 1). Starts at the encoder's q,
+    and goes by at most `steps` iterations of L-BFGS in the precision of `vae`: `vae.double()` where digits
+    count.
     """
     x = as_items(vae, x)
     with torch.no_grad():
