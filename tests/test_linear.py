@@ -293,11 +293,15 @@ def test_a_latent_of_little_noise_starts_from_nothing(eps_variance: float) -> No
 @pytest.mark.parametrize("eps_variance", [2.5, 3.0, 4.0, 20.0])
 def test_a_latent_of_much_noise_starts_with_a_jump(eps_variance: float) -> None:
     """Where the square root is real, w² ≥ ½l − beta t ≥ beta t (1 − 2/τ²): at least so much, or nothing."""
-    spread = torch.linspace(0.01, 1.0, 10_000, dtype=torch.float64) * eps_variance * 0.5 * T
-    gains = optimal_gains(spread, T, eps_variance=eps_variance, beta=0.5)
+    spread = torch.linspace(0.01, 1.0, 1000, dtype=torch.float64) * eps_variance * 0.5 * T
+    setting = {"eps_variance": eps_variance, "beta": 0.5}
+    gains = optimal_gains(spread, T, **setting)  # type: ignore[arg-type]
     assert (gains.diff() >= 0).all()
     assert gains[0] == 0 < gains[-1]
     assert gains[gains > 0].min() >= 0.5 * T * (1 - 2 / eps_variance)
+    others = np.linspace(0, spread[-1].item(), 1000)[:, None]
+    best, least = (loss(w2, spread.numpy(), **setting) for w2 in (gains.numpy(), others))
+    assert (best <= least.min(0) + 1e-14).all(), "also where both nothing and a gain are stationary"
 
 
 def test_a_penalty_on_the_decoder_is_a_constant_sigma() -> None:

@@ -309,6 +309,8 @@ def test_the_score_of_an_item_is_that_of_its_own_draws() -> None:
     np.testing.assert_allclose(
         scores["log_likelihood"][:, :64], logsumexp(log_w, axis=0) - math.log(9), rtol=1e-12
     )
+    sampled = score(vae, X, 9, seed=4, prior=standard())
+    np.testing.assert_allclose(sampled["kl"][:, :64], (log_x - log_w).mean(0), rtol=1e-12, atol=1e-12)
 
 
 def standard(*batch: int) -> MixtureSameFamily:
