@@ -40,7 +40,6 @@ def test_a_constant_sigma_is_the_same_for_every_item() -> None:
     assert (small(replicas=2, sigma=0.5).encoder(X).sigma == 0.5).all()
 
 
-@pytest.mark.xfail(reason="the constants are kept in single precision")
 def test_a_constant_sigma_has_the_precision_of_the_model() -> None:
     sigma = small(sigma=0.3).double().encoder(X.double()).sigma
     torch.testing.assert_close(sigma, torch.full_like(sigma, 0.3), rtol=1e-15, atol=0)

@@ -28,8 +28,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from .distributions import DiagonalNormal
-from .networks import VAE, Linear
+from .networks import VAE, Linear, per_replica
 from .objectives import Terms, as_items
+
+Setting = Tensor | Sequence[float] | float
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class PPCA:
 
     @property
     def active(self) -> int:
-        """Latents that carry information at the optimum."""
-        return int((self.gains > 0).sum())
+        """Latents that carry information at the optimum: eigenvalues above t by more than rounding."""
+        return int((self.gains > 1e-12 * self.eigenvalues[0]).sum())
 
 
 def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,9 +69,11 @@ def ppca(x: Tensor, k: int) -> PPCA:
     Source: tipping1999probabilistic.
     """
     x = x.double()
-    features = x.shape[-1]
-    if x.ndim != 2 or not 1 <= k < features:
+    if x.ndim != 2 or not 1 <= k < x.shape[1]:
         raise ValueError(f"expected items (N, D) and 1 <= k < D, got shape {tuple(x.shape)} and k={k}")
+    if not x.isfinite().all():
+        raise ValueError("the items hold NaN or infinity")
+    features = x.shape[1]
     mean, covariance = _mean_and_covariance(x)
     eigenvalues = torch.linalg.eigvalsh(covariance).flip(0)
     kept, t = eigenvalues[:k], eigenvalues[k:].mean().item()
@@ -103,6 +107,11 @@ def optimal_gains(
     decoder_l2 beside noise with a learned sigma, which has no formula.
     """
     t, spread = noise_variance, eigenvalues.double()
+    if not (t > 0 and beta > 0 and eps_variance >= 0 and decoder_l2 >= 0 and (sigma is None or sigma > 0)):
+        raise ValueError(
+            "noise_variance, beta and sigma are positive, eps_variance and decoder_l2 at least 0, got "
+            f"{noise_variance=}, {beta=}, {sigma=}, {eps_variance=}, {decoder_l2=}"
+        )
     if sigma is not None or eps_variance == 0:
         price = decoder_l2 + (0.0 if sigma is None else sigma**2 * eps_variance / t)  # of w²
         if price == 0:
@@ -118,9 +127,10 @@ def optimal_gains(
     return torch.where(better, w2, torch.zeros_like(w2))
 
 
-def _each(value: Tensor | float) -> Tensor:
-    """One number, or one for each replica, to broadcast with (R, 1, 1)."""
-    return torch.as_tensor(value, dtype=torch.float64).view(-1, 1, 1)
+def _each(name: str, value: Setting, replicas: int) -> Tensor:
+    """One number, or one for each replica, as (R, 1, 1)."""
+    values = value.tolist() if isinstance(value, Tensor) else value
+    return torch.tensor(per_replica(name, values, replicas), dtype=torch.float64).view(-1, 1, 1)
 
 
 def _closed_form(
@@ -143,12 +153,23 @@ def _closed_form(
     return Terms(reconstruction, 0.5 * (squares + (variance - 1 - 2 * middle.log_sigma).sum((-2, -1))))
 
 
+class _SharedSigma(Linear):
+    """A head whose second half, log sigma, does not depend on x: it has a bias and no weights."""
+
+    def matrix(self) -> Tensor:
+        mu, log_sigma = self.weight.chunk(2, dim=-1)
+        return torch.cat([mu, torch.zeros_like(log_sigma)], dim=-1)
+
+
 class LinearVAE(VAE):
     """A VAE without hidden layers, in float64, whose sigma is the same for all items.
 
     `noise_variance` fixes the decoder's variance t, which else is learned; the other arguments are those of
-    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`.
+    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`. `training.load` gives it back
+    as a `VAE`, with the same outputs.
     """
+
+    head = _SharedSigma
 
     def __init__(
         self,
@@ -160,37 +181,45 @@ class LinearVAE(VAE):
         noise_variance: float | None = None,
     ) -> None:
         super().__init__(features, latents, (), "gaussian", replicas, seed, sigma=sigma)
+        if noise_variance is not None and not 0 < noise_variance < math.inf:
+            raise ValueError(f"noise_variance is positive and finite, or None, got {noise_variance}")
         self.double()
-        head, layer = self.encoder.stack.layers[0], self.decoder.stack.layers[0]
-        assert isinstance(head, Linear) and isinstance(layer, Linear) and self.decoder.log_scale is not None
-        self._head, self._layer, self._log_scale = head, layer, self.decoder.log_scale
-        learned = torch.ones(2 * latents, dtype=torch.float64)
-        learned[latents:] = 0
         with torch.no_grad():
-            head.weight.mul_(learned)
-            head.bias.mul_(learned)  # sigma starts at 1
+            self._head.weight[..., latents:] = 0
+            self._head.bias[..., latents:] = 0  # sigma starts at 1
             if noise_variance is not None:
                 self._log_scale.fill_(0.5 * math.log(noise_variance))
         self._log_scale.requires_grad_(noise_variance is None)
-        head.weight.register_hook(lambda gradient: gradient * learned.to(gradient))
+
+    @property
+    def _head(self) -> Linear:
+        return self.encoder.stack.layers[0]  # type: ignore[return-value]
+
+    @property
+    def _layer(self) -> Linear:
+        return self.decoder.stack.layers[0]  # type: ignore[return-value]
+
+    @property
+    def _log_scale(self) -> Tensor:
+        return self.decoder.log_scale  # type: ignore[return-value]
 
     @property
     def gains(self) -> Tensor:
         """The squared singular values of the decoder, (R, Z), in descending order."""
         return torch.linalg.svdvals(self._layer.weight.detach()).square()
 
-    def expected_terms(
-        self, x: Tensor, eps_mean: Tensor | float = 0.0, eps_variance: Tensor | float = 1.0
-    ) -> Terms:
+    def expected_terms(self, x: Tensor, eps_mean: Setting = 0.0, eps_variance: Setting = 1.0) -> Terms:
         """The terms of the ELBO of items `x` (N, D) in closed form, their mean over items: each (R,).
 
         For noise with the given mean and variance, whatever its law: numbers, or one for each replica (R,).
         """
         mean, covariance = _mean_and_covariance(as_items(self, x))
+        first = _each("eps_mean", eps_mean, self.replicas)
+        second = _each("eps_variance", eps_variance, self.replicas)
         middle = self.encoder(mean.unsqueeze(0))  # q of the mean item, R, 1, Z
-        output = self._layer(middle.mu + middle.sigma * _each(eps_mean))
+        output = self._layer(middle.mu + middle.sigma * first)
         v, w = self._head.weight[..., : self.latents], self._layer.weight
-        return _closed_form(covariance, mean - output, middle, v, w, self._log_scale, _each(eps_variance))
+        return _closed_form(covariance, mean - output, middle, v, w, self._log_scale, second)
 
     @torch.no_grad()
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -204,23 +233,30 @@ class LinearVAE(VAE):
         self,
         x: Tensor,
         *,
-        eps_mean: Tensor | float = 0.0,
-        eps_variance: Tensor | float = 1.0,
-        beta: Tensor | float = 1.0,
-        decoder_l2: Tensor | float = 0.0,
+        eps_mean: Setting = 0.0,
+        eps_variance: Setting = 1.0,
+        beta: Setting = 1.0,
+        decoder_l2: Setting = 0.0,
         steps: int = 4000,
     ) -> Tensor:
         """Train all replicas on `expected_terms` by L-BFGS; the objective's final values (R,), in nats.
 
         The settings are those of `fit`, with the law of eps by its mean and variance; each is one number, or
-        one for each replica. A step is one iteration for all replicas together.
+        one for each replica. A step is one iteration for all replicas together; one that has no optimum holds
+        up the others.
         """
         mean, covariance = _mean_and_covariance(as_items(self, x))
         # L-BFGS wants curvatures of one size. So data are whitened, the encoder's bias is given by its output
         # for the mean item, and the decoder's by its own for that.
         spread, axes = torch.linalg.eigh(covariance)
         whiten = axes / spread.clamp_min(1e-3 * spread.mean()).sqrt() @ axes.T
-        first, second = _each(eps_mean), _each(eps_variance)
+        settings = {
+            "eps_mean": eps_mean,
+            "eps_variance": eps_variance,
+            "beta": beta,
+            "decoder_l2": decoder_l2,
+        }
+        first, second, weight, price = (_each(name, v, self.replicas) for name, v in settings.items())
         middle = self.encoder(mean.unsqueeze(0))
         output = self._layer(middle.mu + middle.sigma * first)
         v = torch.linalg.solve(whiten, self._head.weight[..., : self.latents])
@@ -228,8 +264,7 @@ class LinearVAE(VAE):
         v, centre, log_sigma, w, output, log_scale = leaves = [
             p.detach().clone(memory_format=torch.contiguous_format) for p in leaves
         ]
-        free = [v, centre, w, output]
-        free += [log_sigma] if all(value is None for value in self.sigma) else []
+        free = [v, centre, log_sigma, w, output]
         free += [log_scale] if self._log_scale.requires_grad else []
         for leaf in free:
             leaf.requires_grad_()
@@ -244,9 +279,9 @@ class LinearVAE(VAE):
         )
 
         def objective() -> Tensor:
-            q = DiagonalNormal(centre, log_sigma, validate_args=False)
+            q = DiagonalNormal(centre, self.encoder.held(log_sigma), validate_args=False)
             terms = _closed_form(covariance, mean - output, q, whiten @ v, w, log_scale, second)
-            return terms.weighted(beta) - 0.5 * torch.as_tensor(decoder_l2) * w.square().sum((-2, -1))
+            return terms.weighted(weight.flatten()) - 0.5 * price.flatten() * w.square().sum((-2, -1))
 
         def loss() -> Tensor:
             optimizer.zero_grad()
@@ -259,6 +294,6 @@ class LinearVAE(VAE):
             self._head.weight[..., : self.latents] = whiten @ v
             self._head.bias.copy_(torch.cat([centre - mean.unsqueeze(0) @ (whiten @ v), log_sigma], dim=-1))
             self._layer.weight.copy_(w)
-            self._layer.bias.copy_(output - (centre + log_sigma.exp() * first) @ w)
+            self._layer.bias.copy_(output - (centre + self.encoder.held(log_sigma).exp() * first) @ w)
             self._log_scale.copy_(log_scale)
             return objective()

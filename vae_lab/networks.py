@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import index
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 
 def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
     """One value per replica from a single one or a sequence of them."""
-    single = value is None or isinstance(value, str | float | int | np.generic)
+    single = value is None or isinstance(value, str | float | int | np.generic) or np.ndim(value) == 0
     values = [value] * replicas if single else list(value)
     if len(values) != replicas:
         raise ValueError(
@@ -78,15 +78,22 @@ class Linear(nn.Module):
             rows = samples.movedim(1, 0).reshape(replicas, -1, x.shape[-1])
             out = self(rows).unflatten(1, (len(samples), x.shape[-2])).movedim(1, 0)
             return out.unflatten(0, x.shape[:-3])
-        return torch.baddbmm(self.bias, x.expand(replicas, *x.shape[-2:]), self.weight)
+        return torch.baddbmm(self.bias, x.expand(replicas, *x.shape[-2:]), self.matrix())
+
+    def matrix(self) -> Tensor:
+        """What x is multiplied by."""
+        return self.weight
 
 
 class _Stack(nn.Module):
     """Linear layers of the given `widths` with an activation between them, none after the last."""
 
-    def __init__(self, widths: Sequence[int], activation: str, streams: Streams) -> None:
+    def __init__(
+        self, widths: Sequence[int], activation: str, streams: Streams, head: type[Linear] = Linear
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Linear(a, b, streams) for a, b in pairwise(widths))
+        *hidden, last = pairwise(widths)
+        self.layers = nn.ModuleList([*(Linear(a, b, streams) for a, b in hidden), head(*last, streams)])
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,12 +123,15 @@ class Encoder(nn.Module):
         streams: Streams,
         latent: Latent,
         sigma: Sequence[float | None],
+        head: type[Linear] = Linear,
     ) -> None:
         super().__init__()
-        self.stack = _Stack(widths, activation, streams)
+        self.stack = _Stack(widths, activation, streams, head)
         self.latent = latent
         constants = [math.nan if value is None else math.log(value) for value in sigma]
-        self.register_buffer("_constants", torch.tensor(constants).view(-1, 1, 1), persistent=False)
+        # In float64, so that a model in double precision has all digits.
+        table = torch.tensor(constants, dtype=torch.float64).view(-1, 1, 1)
+        self.register_buffer("_constants", table, persistent=False)
         self._constants: Tensor
         self._some = any(value is not None for value in sigma)
 
@@ -134,8 +144,12 @@ class Encoder(nn.Module):
             return _bits(head)
         mu, log_sigma = head.chunk(2, dim=-1)
         if self._some:
-            log_sigma = torch.where(self._constants.isnan(), log_sigma, self._constants)
+            log_sigma = self.held(log_sigma)
         return DiagonalNormal(mu, log_sigma, validate_args=False)
+
+    def held(self, log_sigma: Tensor) -> Tensor:
+        """`log_sigma` (..., R, B, Z), with the constant in the replicas that have one."""
+        return torch.where(self._constants.isnan(), log_sigma, self._constants.to(log_sigma))
 
 
 class Decoder(nn.Module):
@@ -177,6 +191,8 @@ class VAE(nn.Module):
     (torch.Size([3, 10, 2]), torch.Size([3, 10, 64]))
     """
 
+    head: ClassVar[type[Linear]] = Linear  # the encoder's last layer
+
     def __init__(
         self,
         features: int,
@@ -207,7 +223,7 @@ class VAE(nn.Module):
                 raise ValueError(f"{name} is at least 1, got {size}")
         self.features, self.latents, self.hidden = features, latents, hidden
         self.likelihood, self.latent = likelihood, latent
-        self.sigma = per_replica("sigma", sigma, replicas)
+        self.sigma = [None if v is None else float(v) for v in per_replica("sigma", sigma, replicas)]
         given = [value for value in self.sigma if value is not None]
         if not all(0 < value < math.inf for value in given) or (given and latent != "normal"):
             raise ValueError(
@@ -217,7 +233,7 @@ class VAE(nn.Module):
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
         head = 2 * latents if latent == "normal" else latents
-        self.encoder = Encoder([features, *hidden, head], activation, streams, latent, self.sigma)
+        self.encoder = Encoder([features, *hidden, head], activation, streams, latent, self.sigma, self.head)
         self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor

@@ -28,8 +28,10 @@ def frozen_posterior(z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     >>> torch.isclose(sigma - 1 / sigma, mu)
     tensor(True)
     """
-    square = 1 + eps**2
-    sigma = (eps * z + (eps**2 * z**2 + 4 * square).sqrt()) / (2 * square)
+    square, shift = 1 + eps**2, eps * z
+    root = (shift**2 + 4 * square).sqrt()
+    # Of two forms of one number, the one that does not subtract.
+    sigma = torch.where(shift < 0, 2 / (root - shift), (root + shift) / (2 * square))
     return z - sigma * eps, sigma
 
 
@@ -53,8 +55,7 @@ def fit_posterior(
     with torch.no_grad():
         start = vae.encoder(x)
     mu, log_sigma = start.mu.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()
-    share = torch.full((len(eps),), 1 / len(eps)) if weights is None else weights
-    share = share.to(x).view(-1, 1, 1)
+    share = (x.new_ones(len(eps)) / len(eps) if weights is None else weights.to(x)).view(-1, 1, 1)
     optimizer = torch.optim.LBFGS(
         [mu, log_sigma],
         max_iter=steps,

@@ -96,7 +96,7 @@ def fit(
     scales = per_replica("noise_scale", noise_scale, vae.replicas)
     betas = per_replica("beta", beta, vae.replicas)
     penalties = per_replica("decoder_l2", decoder_l2, vae.replicas)
-    detached = per_replica("detach_sigma", detach_sigma, vae.replicas)
+    detached = list(map(bool, per_replica("detach_sigma", detach_sigma, vae.replicas)))
     for setting, values in {"noise_scale": scales, "beta": betas, "decoder_l2": penalties}.items():
         if not all(0 <= value < math.inf for value in values):
             raise ValueError(f"{setting} is finite and not negative, got {values}")
