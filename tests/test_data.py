@@ -1,14 +1,33 @@
+import gzip
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from vae_lab import data as module
 from vae_lab import load
-from vae_lab.data import DATASETS, Dataset
+from vae_lab.data import DATASETS, FASHION_MNIST, DataError, Dataset, read_idx
 from vae_lab.registry import UnknownName
 
-SIZES = {"digits": (1497, 300, (8, 8)), "mnist-5k": (4000, 1000, (28, 28))}
+SIZES = {
+    "digits": (1497, 300, (8, 8)),
+    "mnist-5k": (4000, 1000, (28, 28)),
+    "sprites": (5000, 1000, (28, 28)),
+}
+CLASSES = {"sprites": 3}
 
 
-@pytest.mark.parametrize("name", DATASETS)
+def test_what_needs_no_download_is_tested_here() -> None:
+    assert set(DATASETS) == {*SIZES, "fashion-mnist", "mnist"}
+
+
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed", None])
 def test_every_data_set(name: str, binarize: str | None) -> None:
     data = load(name, binarize)  # type: ignore[arg-type]
@@ -16,7 +35,9 @@ def test_every_data_set(name: str, binarize: str | None) -> None:
     assert (len(data.train), len(data.test), data.shape) == (train, test, shape)
     assert data.features == shape[0] * shape[1] == data.test.shape[1]
     assert len(data.train_labels) == train and len(data.test_labels) == test
-    assert set(data.train_labels.tolist()) == set(data.test_labels.tolist()) == set(range(10))
+    assert (
+        set(data.train_labels.tolist()) == set(data.test_labels.tolist()) == set(range(CLASSES.get(name, 10)))
+    )
     for x in (data.train, data.test):
         assert x.dtype == torch.float32
         assert x.min() == 0 and x.max() == 1
@@ -26,7 +47,7 @@ def test_every_data_set(name: str, binarize: str | None) -> None:
         assert bool(((x == 0) | (x == 1)).all()) == expected, split
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", SIZES)
 def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
     grey, dynamic, again, fixed = (load(name, how) for how in (None, "dynamic", "dynamic", "fixed"))
     assert torch.equal(dynamic.test, again.test)
@@ -53,8 +74,8 @@ def test_mnist_is_stratified_without_overlap() -> None:
 
 
 def test_wrong_names_are_refused() -> None:
-    with pytest.raises(UnknownName, match="unknown data set 'mnist'; did you mean 'mnist-5k'"):
-        load("mnist")
+    with pytest.raises(UnknownName, match="unknown data set 'mnist-5'; did you mean 'mnist-5k'"):
+        load("mnist-5")
     with pytest.raises(ValueError, match="binarize is 'dynamic', 'fixed' or None, got 'yes'"):
         load("digits", "yes")  # type: ignore[arg-type]
 
@@ -64,3 +85,149 @@ def test_a_data_set_is_frozen() -> None:
     assert isinstance(data, Dataset)
     with pytest.raises(AttributeError):
         data.name = "other"  # type: ignore[misc]
+
+
+def test_sprites_are_what_their_factors_say() -> None:
+    data = load("sprites", None)
+    assert data.factors == ("shape", "scale", "rotation", "x", "y")
+    assert data.train_factors is not None and data.train_factors.shape == (5000, 5)
+    assert torch.equal(data.train_factors[:, 0].long(), data.train_labels)
+    images, (shape, scale, rotation, x, y) = data.train.view(-1, 28, 28), data.train_factors.T
+    line = (torch.arange(28) + 0.5) / 14 - 1
+    mass = images.sum((1, 2))
+    # The area of a square or an ellipse in pixels is exact up to the points per pixel.
+    area = torch.where(shape == 0, 4 * 0.8**2, torch.pi / 1.7) * scale**2 * 14**2
+    known = shape < 2
+    assert ((mass - area).abs()[known] < 0.05 * area[known] + 1).all()
+    # Their centre of mass is at (x, y), y pointing up, to a tenth of a pixel.
+    across = (images.sum(1) * line).sum(1) / mass
+    down = (images.sum(2) * line).sum(1) / mass
+    assert (across - x).abs()[known].max() < 0.1 / 14 * 2 and (down + y).abs()[known].max() < 0.1 / 14 * 2
+    turned = rotation[shape == 1]
+    spread = images[shape == 1]
+    u, v = line - x[shape == 1, None], -line - y[shape == 1, None]
+    tilt = torch.einsum("nij,ni,nj->n", spread, v, u)  # the sign of the covariance of position
+    clear = (2 * turned).sin().abs() > 0.3
+    assert torch.equal(tilt[clear] > 0, (2 * turned).sin()[clear] > 0)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+IMAGES = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
+GOOD = idx(IMAGES)
+DIGEST = hashlib.sha256(GOOD).hexdigest()
+CORRUPT = {
+    "truncated gzip": (gzip.compress(GOOD)[:-20], "a truncated gzip file"),
+    "truncated": (
+        gzip.compress(GOOD[:-7]),
+        r"truncated: its header asks for 76 bytes of shape \(5, 4, 3\), it has 69",
+    ),
+    "header only": (gzip.compress(GOOD[:9]), "truncated"),
+    "wrong magic number": (
+        gzip.compress(b"PK\x03\x04" + GOOD[4:]),
+        "not an IDX file of bytes: it starts with 50 4b 03 04",
+    ),
+    "wrong count": (
+        gzip.compress(GOOD[:7] + b"\x04" + GOOD[8:]),
+        r"too long: its header asks for 64 bytes of shape \(4, 4",
+    ),
+    "flipped byte": (
+        gzip.compress(GOOD[:-1] + b"\xff"),
+        "not the published file: SHA-256 of the decompressed bytes is",
+    ),
+    "not gzip": (GOOD, "not a gzip file, or a damaged one"),
+    "empty": (b"", "not an IDX file|truncated"),
+}
+
+
+@pytest.mark.parametrize("kind", CORRUPT)
+def test_each_corruption_has_its_own_error(kind: str, tmp_path: Path) -> None:
+    content, message = CORRUPT[kind]
+    path = tmp_path / "images.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_idx(path, DIGEST, "The way out.")
+    assert str(caught.value).startswith(str(path)) and str(caught.value).endswith("The way out.")
+
+
+def test_plain_and_compressed_files_are_read(tmp_path: Path) -> None:
+    for name, content in (("a.gz", gzip.compress(GOOD, 1)), ("b.gz", gzip.compress(GOOD, 9)), ("c", GOOD)):
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(read_idx(tmp_path / name, DIGEST), IMAGES)
+
+
+def small_files(url: str) -> tuple[module._Files, dict[str, bytes]]:
+    """A data set of 6 + 2 images in the form of Fashion-MNIST."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    for part, count in (("train", 6), ("t10k", 2)):
+        contents[f"{part}-images-idx3-ubyte"] = idx(rng.integers(256, size=(count, 28, 28)).astype(np.uint8))
+        contents[f"{part}-labels-idx1-ubyte"] = idx(rng.integers(10, size=count).astype(np.uint8))
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return replace(FASHION_MNIST, url=url, sha256=digests), contents
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """A local server of the small files; `server.cut` says after how many bytes it hangs up, or None."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = gzip.compress(contents[self.path.strip("/").removesuffix(".gz")])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: running.cut])  # type: ignore[attr-defined]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.cut = None  # type: ignore[attr-defined]
+    running.files, contents = small_files(f"http://127.0.0.1:{running.server_port}/")  # type: ignore[attr-defined]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "SYSTEM", tmp_path / "nowhere")
+    monkeypatch.delenv("VAE_LAB_DATA", raising=False)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def test_a_download_is_checked_and_kept(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    first = module._idx(server.files)  # type: ignore[attr-defined]
+    server.cut = 0  # type: ignore[attr-defined]
+    again = module._idx(server.files)  # type: ignore[attr-defined]
+    assert np.array_equal(first.images, again.images) and first.images.shape == (8, 784)
+    assert first.is_test.tolist() == [False] * 6 + [True] * 2
+    kept = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert sorted(kept) == sorted(f"{name}.gz" for name in server.files.sha256)  # type: ignore[attr-defined]
+
+
+def test_an_interrupted_download_leaves_nothing(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    server.cut = 40  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"the download failed.*Three ways to get it: set VAE_LAB_DATA"):
+        module._idx(server.files)  # type: ignore[attr-defined]
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_the_folder_in_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, contents = small_files("http://127.0.0.1:9/")
+    for name, content in contents.items():
+        (tmp_path / files.name).mkdir(exist_ok=True)
+        (tmp_path / files.name / name).write_bytes(content)
+    monkeypatch.setenv("VAE_LAB_DATA", str(tmp_path))
+    assert module._idx(files).images.shape == (8, 784)
+
+
+@pytest.mark.skipif(
+    not (module.SYSTEM / "fashion-mnist").is_dir(), reason="needs Debian's dataset-fashion-mnist"
+)
+def test_fashion_mnist() -> None:
+    data = load("fashion-mnist", None)
+    assert data.train.shape == (60_000, 784) and data.test.shape == (10_000, 784)
+    assert torch.bincount(data.test_labels).tolist() == [1000] * 10

@@ -1,18 +1,37 @@
-"""How far apart the outputs of one input lie, against a closed form."""
+"""Measures of diversity, against closed forms and public packages."""
 
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from contracts import items
+from prdc import compute_prdc
+from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 from torch import Tensor
+from vendi_score import vendi
 
-from vae_lab import NOISES, VAE
-from vae_lab.diversity import same_input_spread
+from vae_lab import NOISES, VAE, diversity
+from vae_lab.distributions import DiagonalNormal
+from vae_lab.diversity import (
+    active_units,
+    class_entropy,
+    kid,
+    kl_per_latent,
+    manifold_scores,
+    mmd,
+    mutual_information,
+    same_input_spread,
+    vendi_score,
+)
 from vae_lab.noise import presentations
 from vae_lab.registry import UnknownName
-from vae_lab.statistics import deviation_limit
+from vae_lab.statistics import deviation_limit, moments
 
 UNCHANGING = {"none", "ones", "frozen"}
 # Of the laws of variance 1. Student's t with 5 degrees of freedom has too heavy a tail for a standard error.
@@ -138,3 +157,398 @@ def test_it_follows_its_seed_and_leaves_the_callers_generator() -> None:
 def test_bad_input_is_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         same_input_spread(**({"vae": linear(replicas=2), "x": items(7, 5)} | changes))
+
+
+def posterior(replicas: int, count: int, latents: int, sigma: float = 0.5, seed: int = 0) -> DiagonalNormal:
+    """Of differing mu and sigma, in float64."""
+    mu, log_sigma = items(2 * replicas * count, latents, seed).view(2, replicas, count, latents)
+    return DiagonalNormal(mu, math.log(sigma) + 0.3 * log_sigma)
+
+
+def test_active_units_count_the_latents_whose_mean_varies() -> None:
+    mu = items(200, 4).expand(2, 200, 4) * torch.tensor(
+        [[1.0, 0.2, 0.05, 0.0], [0.05, 0.0, 1.0, 1.0]]
+    ).unsqueeze(1)
+    q = DiagonalNormal(mu + 3, torch.zeros(2, 200, 4))
+    assert active_units(q).tolist() == [2, 2]
+    assert active_units(q, threshold=0.1).tolist() == [1, 2]
+    assert active_units(q, threshold=1e-4).tolist() == [3, 3]
+
+
+def test_active_units_follow_the_scale_and_the_information_does_not() -> None:
+    q = posterior(1, 50, 3)
+    for scale, active in ((100, 3), (0.01, 0)):
+        scaled = DiagonalNormal(q.mu * scale, q.log_sigma + math.log(scale))
+        assert active_units(scaled).tolist() == [active]
+        torch.testing.assert_close(mutual_information(scaled), mutual_information(q), rtol=1e-9, atol=0)
+    shifted = DiagonalNormal(q.mu + 1e6, q.log_sigma)
+    torch.testing.assert_close(mutual_information(shifted), mutual_information(q), rtol=1e-6, atol=0)
+
+
+def test_kl_per_latent_is_torchs() -> None:
+    q = posterior(2, 30, 3)
+    prior = DiagonalNormal(torch.zeros(2, 30, 3), torch.zeros(2, 30, 3))
+    expected = torch.distributions.kl_divergence(q.base_dist, prior.base_dist).mean(1)
+    torch.testing.assert_close(kl_per_latent(q), expected, rtol=1e-12, atol=0)
+
+
+def test_information_is_nothing_for_equal_posteriors_and_ln_n_for_distant_ones() -> None:
+    prior = DiagonalNormal(torch.zeros(2, 40, 3), torch.zeros(2, 40, 3))
+    torch.testing.assert_close(mutual_information(prior).numpy(), np.zeros(2), rtol=0, atol=1e-13)
+    for sigma in (0.1, 1e-8):  # the second is far below what the squares resolve
+        apart = DiagonalNormal(
+            5e3 + 5.0 * torch.arange(40.0).view(1, 40, 1), torch.full((1, 40, 1), math.log(sigma))
+        )
+        torch.testing.assert_close(
+            mutual_information(apart).exp().numpy(), np.array([40.0]), rtol=1e-12, atol=0
+        )
+
+
+def test_information_of_linear_gaussian_latents_has_a_closed_form() -> None:
+    """z_k = x_k + noise, with a variance s_k of x and 1 of the noise: Σ_k ½ ln(1 + s_k).
+
+    That is the information of all x. For N drawn items it is less by the divergence of the mixture of N from
+    the marginal, whose mean is (Π_k (1 + s_k) − 1) / 2N to first order: half the mean χ² over N.
+    """
+    s, n, runs = torch.tensor([1.0, 0.25], dtype=torch.float64), 400, 300
+    log_sigma = torch.zeros(1, n, 2)
+    estimates = [
+        mutual_information(DiagonalNormal(items(n, 2, i) * s.sqrt(), log_sigma), seed=runs + i).item()
+        for i in range(runs)
+    ]
+    found, loss = moments(estimates), (float((1 + s).prod()) - 1) / (2 * n)
+    truth = 0.5 * float((1 + s).log().sum())
+    limit = deviation_limit() * found.mean_se
+    assert limit < 0.05 * truth, "the comparison must have power"
+    assert abs(found.mean - (truth - loss)) < limit + loss / 10  # the next order is smaller by 1/N
+
+
+def by_definition(q: DiagonalNormal, samples: int, seed: int) -> Tensor:
+    """The information by torch's log densities, all pairs at once: (R,)."""
+    n, latents = q.mu.shape[1:]
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.zeros(len(q.mu), dtype=torch.float64)
+    each = DiagonalNormal(q.mu.unsqueeze(1), q.log_sigma.unsqueeze(1))
+    for _ in range(samples):
+        z = q.reparameterize(torch.randn(n, latents, generator=generator, dtype=torch.float64))
+        mixture = each.log_prob(z.unsqueeze(2)).logsumexp(-1) - math.log(n)
+        found += (q.log_prob(z) - mixture).mean(1) / samples
+    return found
+
+
+def test_information_is_its_definition_for_shared_draws() -> None:
+    q = posterior(3, 40, 2)
+    found = mutual_information(q, samples=4, seed=5)
+    torch.testing.assert_close(found, by_definition(q, 4, 5), rtol=1e-9, atol=0)
+    for r in range(3):  # a replica has the value that it has alone
+        alone = DiagonalNormal(q.mu[r : r + 1], q.log_sigma[r : r + 1])
+        torch.testing.assert_close(mutual_information(alone, 4, 5), found[r : r + 1], rtol=1e-9, atol=0)
+
+
+def test_information_follows_its_seed_and_leaves_the_callers_generator() -> None:
+    q, state = posterior(1, 20, 2), torch.get_rng_state()
+    first, same, other = (mutual_information(q, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+MEAN_A, MEAN_B, SIGMA_A, SIGMA_B = torch.tensor([0.5, -0.2, 0.3]), torch.tensor([-0.3, 0.4, 0.1]), 0.8, 1.3
+
+
+def gaussian_kernel_mean(shift: Tensor, variance: float, bandwidth: float) -> float:
+    """E exp(−‖x − y‖² / 2h²) where x − y is N(shift, variance)."""
+    total = bandwidth**2 + variance
+    return (bandwidth**2 / total) ** (len(shift) / 2) * math.exp(-float(shift.square().sum()) / (2 * total))
+
+
+def exact_mmd(sigma_b: float, mean_b: Tensor) -> float:
+    within = sum(gaussian_kernel_mean(0 * MEAN_A, 2 * s**2, 1.1) for s in (SIGMA_A, sigma_b))
+    return within - 2 * gaussian_kernel_mean(MEAN_A - mean_b, SIGMA_A**2 + sigma_b**2, 1.1)
+
+
+def exact_kid(sigma_b: float, mean_b: Tensor) -> float:
+    """(t + 1)³ = 1 + 3t + 3t² + t³, and the mean of t^p is the product of the p-th moments over D^p."""
+
+    def moment_tensors(m: Tensor, s: float) -> list[Tensor]:
+        eye, cube = s**2 * torch.eye(3), torch.einsum("i,j,k->ijk", m, m, m)
+        mixed = sum(torch.einsum(f"i,jk->{order}", m, eye) for order in ("ijk", "jik", "jki"))
+        return [m, torch.outer(m, m) + eye, cube + mixed]
+
+    a, b = moment_tensors(MEAN_A, SIGMA_A), moment_tensors(mean_b, sigma_b)
+
+    def kernel_mean(x: list[Tensor], y: list[Tensor]) -> float:
+        return sum(c * float((x[p] * y[p]).sum()) / 3 ** (p + 1) for p, c in enumerate((3, 3, 1)))
+
+    return kernel_mean(a, a) + kernel_mean(b, b) - 2 * kernel_mean(a, b)
+
+
+@pytest.mark.parametrize(("mean", "sigma"), [(MEAN_B, SIGMA_B), (MEAN_A, SIGMA_A)], ids=["apart", "equal"])
+@pytest.mark.parametrize("name", ["mmd", "kid"])
+def test_kernel_distances_of_normals_are_unbiased(name: str, mean: Tensor, sigma: float) -> None:
+    measure: Callable[[Tensor, Tensor], float] = (lambda a, b: mmd(a, b, 1.1)) if name == "mmd" else kid
+    truth = {"mmd": exact_mmd, "kid": exact_kid}[name](sigma, mean)
+    found, biased = [], []
+    for i in range(2000):
+        x = items(21, 3, seed=i)
+        a, b = MEAN_A + SIGMA_A * x[:12], mean + sigma * x[12:]
+        found.append(measure(a, b))
+        if i < 100:  # with k(x, x), whose mean over the others is 1/n of the difference
+            kernel = (lambda u, v: rbf_kernel(u, v, 0.5 / 1.1**2)) if name == "mmd" else polynomial_kernel
+            biased.append(kernel(a, a).mean() + kernel(b, b).mean() - 2 * kernel(a, b).mean())
+    result = moments(found)
+    limit = deviation_limit(comparisons=4) * result.mean_se
+    assert limit < (np.mean(biased) - truth) / 2, "the comparison must tell it from the biased statistic"
+    assert abs(result.mean - truth) < limit
+    assert min(found) < 0, "unbiased near 0, it must be negative at times"
+
+
+def test_kernel_distances_are_sums_of_the_public_kernels() -> None:
+    a, b = 1 + items(9, 4), 2 * items(7, 4, seed=1)
+
+    def expected(kernel: Callable[..., Any]) -> float:
+        within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(a, a), kernel(b, b))]
+        return float(sum(within) - 2 * kernel(a, b).mean())
+
+    assert kid(a, b) == pytest.approx(expected(polynomial_kernel), rel=1e-12)  # its defaults are KID's
+    assert mmd(a, b, 1.7) == pytest.approx(expected(lambda x, y: rbf_kernel(x, y, 0.5 / 1.7**2)), rel=1e-12)
+    assert mmd(1e6 + 3 * a, 1e6 + 3 * b, 3 * 1.7) == pytest.approx(mmd(a, b, 1.7), rel=1e-6)
+
+
+def test_the_default_bandwidth_is_the_median_distance() -> None:
+    a, b = items(4, 3), 1 + items(3, 3, seed=1)  # 21 pairs
+    assert mmd(a, b) == pytest.approx(mmd(a, b, float(np.median(torch.pdist(torch.cat((a, b)))))), rel=1e-12)
+
+
+def test_the_default_bandwidth_of_many_items_is_nearly_that_of_all() -> None:
+    """Of 1,000 items the median distance has a standard error of 2%; the score moves about as much."""
+    a, b = items(1500, 3), 0.5 + items(1500, 3, seed=1)
+    a, b = (torch.cat((x[:900], 100 * x[900:])) for x in (a, b))  # in most pairs, one is far from the centre
+    every = float(torch.pdist(torch.cat((a, b))).median())
+    assert mmd(a, b) == pytest.approx(mmd(a, b, every), rel=0.1)
+    assert mmd(a, b, every / 3) != pytest.approx(mmd(a, b, every), rel=0.5), "it must matter"
+
+
+def test_equal_items_have_a_distance_of_exactly_zero() -> None:
+    for features in (1, 2, 784):
+        x = items(50, features)
+        assert (
+            not diversity._squared_distances(x, x.repeat(3, 1)).view(50, 3, 50).diagonal(dim1=0, dim2=2).any()
+        )
+
+
+def test_vendi_is_the_public_packages() -> None:
+    for shape in ((40, 7), (7, 40), (6, 6)):
+        x = 0.5 + items(*shape)
+        assert vendi_score(x) == pytest.approx(vendi.score_dual(x.numpy()), rel=1e-10)
+
+
+def test_vendi_counts_the_different_items() -> None:
+    one = items(1, 6)
+    for n in (3, 50):  # by either Gram matrix; an item's length does not count
+        assert vendi_score(one * torch.arange(1.0, n + 1).unsqueeze(1)) == pytest.approx(1, abs=1e-12)
+    for features in (6, 20):
+        orthogonal = torch.eye(6, features)
+        assert vendi_score(orthogonal) == pytest.approx(6, rel=1e-12)
+        assert vendi_score(orthogonal.repeat(5, 1)) == pytest.approx(6, rel=1e-12)
+
+
+def test_vendi_rewards_junk() -> None:
+    """Images of noise have more of it than any that share something; the known trap."""
+    data = items(1, 20) + 0.3 * items(500, 20, seed=1)
+    assert vendi_score(items(500, 20, seed=2)) > 3 * vendi_score(data)
+
+
+@pytest.mark.parametrize(("n", "m", "features", "k"), [(60, 45, 4, 5), (30, 80, 2, 1), (50, 50, 30, 3)])
+def test_manifold_scores_are_the_public_packages(n: int, m: int, features: int, k: int) -> None:
+    real, generated = items(n, features), 0.3 + 0.7 * items(m, features, seed=1)
+    expected = compute_prdc(real.numpy(), generated.numpy(), k)
+    for offset in (0, 1e7):
+        found = manifold_scores(real + offset, generated + offset, k)
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert 0 < expected["recall"] < 1, "the comparison must have something to see"
+
+
+@pytest.mark.parametrize("m", [30, 60])
+def test_coverage_and_density_of_a_distribution_with_itself(m: int) -> None:
+    """Exact means for any continuous distribution; for n = m → ∞ the coverage tends to 1 − 2^−k.
+
+    A real item is missed if its k nearest of all n − 1 + m others are real, and these may be any k of them. A
+    generated item is in the ball of a real one with probability k/n, as it may rank anywhere among the n.
+    The items of one pair of samples share their neighbours, so that a binomial standard error would not hold;
+    the replicates of the pair are independent, and theirs does.
+    """
+    n, k, runs = 30, 3, 1500
+    scores = []
+    for i in range(runs):
+        x = items(n + m, 2, seed=i)
+        scores.append(manifold_scores(x[:n], x[n:], k))
+    missed = math.prod((n - 1 - t) / (n + m - 1 - t) for t in range(k))
+    for name, truth, other in (("coverage", 1 - missed, 1 - 2**-k), ("density", 1.0, (n - 1) / n)):
+        found = moments([score[name] for score in scores])
+        limit = deviation_limit(comparisons=4) * found.mean_se
+        assert limit < abs(truth - other), "the comparison must tell it from the limit, or from n − 1 for n"
+        assert abs(found.mean - truth) < limit
+
+
+def test_copies_score_1_and_one_repeated_item_has_no_recall() -> None:
+    """Ties to rounding, whatever the order of the items and however far the data lie from 0."""
+    real = 30 + items(80, 50).float()
+    copies = real[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
+    assert manifold_scores(real, copies) == dict.fromkeys(("precision", "recall", "density", "coverage"), 1.0)
+    collapsed = manifold_scores(real, real[:1].expand(80, 50))
+    assert collapsed["precision"] == 1 and collapsed["recall"] == 0 and collapsed["coverage"] <= 0.5
+
+
+def test_one_outlier_inflates_recall() -> None:
+    real, generated = items(200, 2), 0.01 * items(200, 2, seed=1)
+    outlier = torch.tensor([[50.0, 0.0]], dtype=torch.float64)
+    assert manifold_scores(real, generated)["recall"] < 0.05
+    with_outlier = manifold_scores(real, torch.cat((generated, outlier)))
+    assert with_outlier["recall"] > 0.3 and with_outlier["coverage"] < 0.2
+
+
+def test_class_entropy_is_that_of_the_mean() -> None:
+    sure, unsure = torch.eye(4).repeat(3, 1), torch.full((12, 4), 0.25)
+    assert class_entropy(sure) == pytest.approx(math.log(4), rel=1e-12)
+    assert class_entropy(unsure) == pytest.approx(math.log(4), rel=1e-12)  # the trap
+    assert class_entropy(sure[:1].repeat(5, 1)) == 0
+    p = items(9, 4).softmax(1)
+    mean = p.mean(0)
+    assert class_entropy(p) == pytest.approx(-float((mean * mean.log()).sum()), rel=1e-12)
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "mmd": mmd,
+    "kid": kid,
+    "vendi": lambda a, b: vendi_score(a),
+    "manifold": manifold_scores,
+    "class_entropy": lambda a, b: class_entropy(a.softmax(1)),
+    "active_units": lambda a, b: active_units(DiagonalNormal(a.unsqueeze(0), a.unsqueeze(0))).item(),
+    "kl": lambda a, b: kl_per_latent(DiagonalNormal(a.unsqueeze(0), a.unsqueeze(0))).sum().item(),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_the_order_of_the_items_does_not_matter(measure: Callable[[Tensor, Tensor], Any]) -> None:
+    a, b = items(700, 5), 0.8 * items(650, 5, seed=1)  # the median distance is of part of the items
+    generator = torch.Generator().manual_seed(0)
+    shuffled = [x[torch.randperm(len(x), generator=generator)] for x in (a, b)]
+    assert measure(*shuffled) == pytest.approx(measure(a, b), rel=1e-9)
+
+
+def test_the_order_of_the_items_moves_the_information_no_more_than_its_draws_do() -> None:
+    q = posterior(1, 60, 2)
+    turned = DiagonalNormal(q.mu.flip(1), q.log_sigma.flip(1))
+    a = moments([mutual_information(q, seed=1000 + i).item() for i in range(300)])
+    b = moments([mutual_information(turned, seed=2000 + i).item() for i in range(300)])
+    limit = deviation_limit() * math.hypot(a.mean_se, b.mean_se)
+    assert limit < 0.05 * a.mean, "the comparison must have power"
+    assert abs(a.mean - b.mean) < limit
+
+
+def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, q = items(23, 4), 0.9 * items(17, 4, seed=1), posterior(2, 23, 3)
+
+    def scores() -> list[float]:
+        return [mmd(a, b), kid(a, b), *manifold_scores(a, b).values(), *mutual_information(q, 2).tolist()]
+
+    whole = scores()
+    for block in (1, 50, 200):  # one row at a time, and several with a smaller last chunk
+        monkeypatch.setattr(diversity, "_BLOCK", block)
+        assert scores() == pytest.approx(whole, rel=1e-10)
+
+
+def test_results_are_detached_and_leave_the_samples_alone() -> None:
+    a, b = items(20, 3).float().requires_grad_(), items(20, 3, seed=1).float()
+    before = a.detach().clone(), b.clone()
+    for measure in MEASURES.values():
+        measure(a, b)
+    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+    mu = items(20, 3).view(1, 20, 3).requires_grad_()
+    for measure in (kl_per_latent, mutual_information):
+        assert not measure(DiagonalNormal(mu, mu)).requires_grad
+
+
+GOOD = items(8, 3)
+BROKEN = GOOD.clone()
+BROKEN[[2, 5], 1] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: mmd(GOOD[0], GOOD),
+            r"a: expected a float tensor .* 2 items or more, got .* \(3,\); images are",
+        ),
+        (lambda: mmd(GOOD, GOOD[:1]), r"b: expected a float tensor .* 2 items or more, got .* \(1, 3\)"),
+        (lambda: kid(GOOD, GOOD.long()), r"b: expected a float tensor .* got torch.int64 \(8, 3\)"),
+        (lambda: kid(GOOD.numpy(), GOOD), "a: expected .* got ndarray; torch.as_tensor converts an array"),
+        (
+            lambda: kid(GOOD, GOOD[:, :2]),
+            "a and b must have the same features .* got 3 on cpu and 2 on cpu; take",
+        ),
+        (lambda: mmd(GOOD, BROKEN), "b holds NaN or infinity in 2 items, the first is item 2"),
+        (lambda: mmd(GOOD, GOOD, 0.0), "needs a positive bandwidth, got 0.0"),
+        (lambda: mmd(GOOD, GOOD, math.nan), "needs a positive bandwidth, got nan"),
+        (lambda: mmd(torch.ones(4, 2), torch.ones(5, 2)), "needs a positive bandwidth, got 0.0 .* give one"),
+        (
+            lambda: vendi_score(GOOD * (GOOD[:, :1] > 0)),
+            "needs non-zero items, but . of 8 are zero; leave them out",
+        ),
+        (
+            lambda: vendi_score(torch.ones(3, 0)),
+            r"x: expected .* 1 items or more, got torch.float32 \(3, 0\)",
+        ),
+        (
+            lambda: manifold_scores(GOOD, GOOD[:5]),
+            r"generated: expected .* with 6 items or more, got .* \(5, 3\)",
+        ),
+        (lambda: manifold_scores(BROKEN, GOOD), "real holds NaN or infinity in 2 items"),
+        (lambda: manifold_scores(GOOD, GOOD, 0), "k is at least 1, got 0"),
+        (lambda: class_entropy(GOOD), "expected probabilities >= 0 .* logits go through .softmax"),
+        (lambda: class_entropy(GOOD.softmax(1) * 1.01), "sum to 1 for each item, .* to 1.01; logits"),
+        (lambda: class_entropy(torch.tensor([[1.5, -0.5]])), "got a lowest of -0.5"),
+        (lambda: mutual_information(posterior(1, 4, 2), samples=0), "samples is at least 1, got 0"),
+        (lambda: active_units(posterior(1, 1, 2)), r"2 items or more, got DiagonalNormal \(1, 1, 2\)"),
+        (
+            lambda: kl_per_latent(DiagonalNormal(GOOD, GOOD)),
+            r"\(replicas, items, latents\) .* DiagonalNormal \(8, 3\)",
+        ),
+        (lambda: mutual_information(torch.zeros(2)), "expected a DiagonalNormal .* got Tensor; vae.encoder"),
+        (
+            lambda: kl_per_latent(DiagonalNormal(BROKEN[None], GOOD[None], validate_args=False)),
+            "a mean or a log sigma that is NaN or infinite",
+        ),
+    ],
+)
+def test_bad_samples_are_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+LARGE = """
+import re, torch
+from pathlib import Path
+from vae_lab.distributions import DiagonalNormal
+from vae_lab.diversity import kid, manifold_scores, mmd, mutual_information, vendi_score
+
+torch.set_num_threads(1)
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+before = peak()
+a, b = torch.rand(2, 10_000, 784)
+vendi_score(a)
+mutual_information(DiagonalNormal(a[None, :, :20], b[None, :, :20]))
+mmd(a, b[:1000])  # all pairs of a, which is where the memory goes; all of b takes three times as long
+kid(a, b[:1000])
+manifold_scores(a, b)
+print(peak() - before)
+"""
+
+
+# Not by getrusage: on Linux a child's maximum starts from that of the process that started it.
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
+    """Measured: 0.9 GB, and 2.0 GB without chunks, which the limit must tell apart."""
+    run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1.4e9

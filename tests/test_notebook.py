@@ -27,7 +27,7 @@ def test_good_parameters_pass_and_are_converted() -> None:
 
 
 def test_all_problems_are_listed_at_once_with_what_is_allowed() -> None:
-    injected = "# Parameters\nepoch = 5\nepochs = 'ten'\nseed = -1\ndataset = 'mnist'\n"
+    injected = "# Parameters\nepoch = 5\nepochs = 'ten'\nseed = -1\ndataset = 'mnist-6k'\n"
     namespace = kernel(
         injected, epochs=(PositiveInt, 3), seed=(NonNegativeInt, 0), dataset=(DatasetName, "digits")
     )
@@ -38,12 +38,12 @@ def test_all_problems_are_listed_at_once_with_what_is_allowed() -> None:
         "  epoch = 5: no such parameter; did you mean epochs?",
         "  epochs = 'ten': Input should be a valid integer, unable to parse string as an integer",
         "  seed = -1: Input should be greater than or equal to 0",
-        "  dataset = 'mnist': Value error, unknown data set 'mnist'; did you mean 'mnist-5k'? "
-        "Known: digits, mnist-5k",
+        "  dataset = 'mnist-6k': Value error, unknown data set 'mnist-6k'; did you mean 'mnist-5k'? "
+        "Known: digits, fashion-mnist, mnist, mnist-5k, sprites",
         "Allowed:",
         "  epochs: integer > 0",
         "  seed: integer >= 0",
-        "  dataset: one of 'digits', 'mnist-5k'",
+        "  dataset: one of 'digits', 'fashion-mnist', 'mnist', 'mnist-5k', 'sprites'",
     ]
     assert namespace["epochs"] == "ten", "nothing is changed when something is wrong"
 

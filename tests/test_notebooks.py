@@ -172,7 +172,7 @@ def test_bad_parameters_stop_the_run_before_any_compute(
     run = papermill(ROOT / "notebooks" / "03_vae.ipynb", output, "-p", *option)
     assert run.returncode != 0
     assert message in run.stderr
-    assert "epochs: integer > 0" in run.stderr and "dataset: one of 'digits', 'mnist-5k'" in run.stderr
+    assert "epochs: integer > 0" in run.stderr and "dataset: one of 'digits', 'fashion-mnist'" in run.stderr
     last = max(cell.execution_count or 0 for cell in code_cells(output))
     assert last == 4, "imports, parameters, papermill's parameters, and the check that fails"
 

@@ -1,8 +1,8 @@
 """How different are the outputs? Pure functions of models and samples.
 
 Each measure sees one thing and has a trap of its own, which its docstring names. Samples are float tensors
-(items, features), of pixels or of features, on one device; the arithmetic is float64. The costs are those of n
-items against m, with D features each: no more than a block of 2^22 pairs is held at once.
+(items, features), of pixels or of features, on one device; the arithmetic is float64. The costs are those of
+n items against m, with D features each: no more than a block of 2^22 pairs is held at once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _posterior(q: DiagonalNormal, least: int = 1) -> tuple[Tensor, Tensor]:
         )
     mu, log_sigma = q.mu.detach().double(), q.log_sigma.detach().double()
     if not (mu.isfinite().all() and log_sigma.isfinite().all()):
-        raise ValueError("q has a mean or a log sigma that is NaN or infinite; look for where training diverged")
+        raise ValueError(
+            "q has a mean or a log sigma that is NaN or infinite; look for where training diverged"
+        )
     return mu, log_sigma
 
 
@@ -75,9 +77,9 @@ def active_units(q: DiagonalNormal, threshold: float = 0.01) -> Tensor:
     """How many latents tell the items apart: those with Var_x[mu_k(x)] > `threshold`: (R,), integers.
 
     `q` has batch shape (R, items), at least 2 items. Time and memory O(R items Z).
-    Trap: it depends on the scale of mu. A decoder can undo any scale, so that an autoencoder with z = mu scores
-    all of its latents as active, and one that shrinks mu and sigma alike none; `mutual_information` does not
-    change with the scale. Raises ValueError if q is not such a q. Source: burda2016importance.
+    Trap: it depends on the scale of mu. A decoder can undo any scale, so that an autoencoder with z = mu
+    scores all of its latents as active, and one that shrinks mu and sigma alike none; `mutual_information`
+    does not change with the scale. Raises ValueError if q is not such a q. Source: burda2016importance.
 
     >>> mu = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).expand(1, 2, 2)
     >>> active_units(DiagonalNormal(mu, torch.zeros(1, 2, 2)))
@@ -106,8 +108,8 @@ def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Te
     """Information that z has of which of the given items was encoded: (R,), nats.
 
     E[log q(z|x) − log 1/N Σ_j q(z|x_j)] for `q` of batch shape (R, N), by `samples` draws of z for each item.
-    Replicas share the draws of the seeded generator, and each has the value that it has alone. Unbiased for these
-    N items; other draws, and so another order of the items, give another estimate.
+    Replicas share the draws of the seeded generator, and each has the value that it has alone. Unbiased for
+    these N items; other draws, and so another order of the items, give another estimate.
     Time O(R samples N² Z), memory O(R N Z) and a block; 10,000 items with 20 latents take seconds.
     Trap: its ceiling is ln N. What lies near it says that N is too small, not how much z knows. For all x it
     understates, by about (Π_k (1 + snr_k) − 1) / 2N for linear-Gaussian latents.
@@ -123,8 +125,8 @@ def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Te
     mu = mu - mu.mean(1, keepdim=True)  # nothing depends on it, but rounding does
     replicas, n, latents = mu.shape
     generator = Generator(mu.device).manual_seed(int(seed))
-    # −½ Σ ((z − mu) / sigma)² − Σ log sigma = [z², z, 1] · [−½ / sigma², mu / sigma², …], one matrix product. The
-    # own density is read off the same product, so that rounding does not lift the result above ln N.
+    # −½ Σ ((z − mu) / sigma)² − Σ log sigma = [z², z, 1] · [−½ / sigma², mu / sigma², …], one matrix product.
+    # The own density is read off the same product, so that rounding does not lift the result above ln N.
     precision = (-2 * log_sigma).exp()
     constant = (mu.square() * precision / 2 + log_sigma).sum(-1).neg().unsqueeze(1)
     weights = torch.cat((-precision / 2, mu * precision), -1).mT
@@ -175,14 +177,15 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
     One matrix product: subtract a common mean first, which it does not change, but its rounding.
     """
-    squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
+    first, second = (torch.linalg.vector_norm(x, dim=1).square() for x in (a, b))
+    squares = first.unsqueeze(1) + second
     distances = torch.addmm(squares, a, b.mT, alpha=-2)
-    rounding = a.shape[1] * torch.finfo(a.dtype).eps
+    rounding = 4 * a.shape[1] * torch.finfo(a.dtype).eps
     return distances.masked_fill_(distances < squares.mul_(rounding), 0)
 
 
 def _discrepancy(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """The U-statistic of the squared MMD: mean k(a, a') + mean k(b, b') − 2 mean k(a, b), of different items."""
+    """U-statistic of the squared MMD: mean k(a, a') + mean k(b, b') − 2 mean k(a, b), of different items."""
 
     def within(x: Tensor) -> Tensor:  # of the pairs i < j: the kernel is symmetric
         pairs = (kernel(x[rows], x[rows.start :]).triu_(1).sum() for rows in _chunks(len(x), len(x)))
@@ -193,16 +196,16 @@ def _discrepancy(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor
 
 
 def mmd(a: Tensor, b: Tensor, bandwidth: float | None = None) -> float:
-    """Squared maximum mean discrepancy of samples `a` (n, D) and `b` (m, D), each of 2 items or more; no units.
+    """Squared maximum mean discrepancy of samples `a` (n, D) and `b` (m, D), 2 items or more each; no units.
 
     The unbiased U-statistic with the kernel exp(−‖x − y‖² / 2 bandwidth²). Unbiased, it is negative about as
-    often as not where the distributions agree. `bandwidth` has the data's units; None takes the median distance
-    in the pooled sample, of the (at most 1,000) items that are evenly spaced when sorted by their norm.
-    Time O((n + m)² D), memory O((n + m) D) and blocks.
-    Trap: it depends on the bandwidth, and the median adapts to what is compared: give one number wherever values
-    are to be compared with each other.
-    Raises ValueError for samples that do not fit, a bandwidth that is not positive, and where the median is 0.
-    Source: gretton2012kernel.
+    often as not where the distributions agree. `bandwidth` has the data's units; None takes the median
+    distance in the pooled sample, of the (at most 1,000) items that are evenly spaced when sorted by their
+    norm. Time O((n + m)² D), memory O((n + m) D) and blocks.
+    Trap: it depends on the bandwidth, and the median adapts to what is compared: give one number wherever
+    values are to be compared with each other.
+    Raises ValueError for samples that do not fit, a bandwidth that is not positive, and where the median is
+    0. Source: gretton2012kernel.
 
     >>> a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]])
     >>> round(mmd(a, b, bandwidth=1.0), 4)  # e^−½ + e^−½ − 2 · ½ (1 + e^−½)
@@ -216,8 +219,8 @@ def mmd(a: Tensor, b: Tensor, bandwidth: float | None = None) -> float:
         bandwidth = float(torch.pdist(pooled[order[:: math.ceil(len(pooled) / 1000)]]).median())
     if not 0 < bandwidth < math.inf:
         raise ValueError(
-            f"the kernel needs a positive bandwidth, got {bandwidth} (the median distance, where none is given: "
-            "it is 0 if most items are equal); give one in the data's units"
+            f"the kernel needs a positive bandwidth, got {bandwidth} (the median distance if none is given, "
+            "0 where most items are equal); give one in the data's units"
         )
     scale = -0.5 / bandwidth**2
     return _discrepancy(a, b, lambda x, y: _squared_distances(x, y).mul_(scale).exp_())
@@ -226,11 +229,12 @@ def mmd(a: Tensor, b: Tensor, bandwidth: float | None = None) -> float:
 def kid(a: Tensor, b: Tensor) -> float:
     """Kernel distance of feature samples `a` (n, D) and `b` (m, D), each of 2 items or more.
 
-    The U-statistic of the squared MMD with the kernel (aᵀb / D + 1)³, of the whole samples rather than of random
-    subsets. Unbiased at any n, so that samples of different sizes may be compared; the Fréchet distance (FID) is
-    biased upwards, the more so the fewer items. Time O((n + m)² D), memory O((n + m) D) and a block.
-    Trap: it sees no more than the first three moments, and depends on the features and their scale; on pixels or
-    another network's features it has no common scale with published values. Can be negative.
+    The U-statistic of the squared MMD with the kernel (aᵀb / D + 1)³, of the whole samples rather than of
+    random subsets. Unbiased at any n, so that samples of different sizes may be compared; the Fréchet
+    distance (FID) is biased upwards, the more so the fewer items. Time O((n + m)² D), memory O((n + m) D) and
+    a block.
+    Trap: it sees no more than the first three moments, and depends on the features and their scale; on pixels
+    or another network's features it has no common scale with published values. Can be negative.
     Raises ValueError for samples that do not fit. Source: binkowski2018demystifying.
 
     >>> kid(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]]))  # 1 + 8 − 2 · (1 + 27) / 2
@@ -244,10 +248,11 @@ def kid(a: Tensor, b: Tensor) -> float:
 def vendi_score(x: Tensor) -> float:
     """Effective number of different items in `x` (n, D), from 1 (all alike) to min(n, D) (all orthogonal).
 
-    exp of the von Neumann entropy of K / n with the cosine kernel K. The D x D Gram matrix has the same non-zero
-    eigenvalues and is used where n > D. Time O(n D min(n, D) + min(n, D)³), memory O(n D + min(n, D)²).
-    Trap: it knows no data, and so rewards junk: noise scores highest. Show it beside precision. Of items that are
-    all positive, such as pixels, the mean counts as what they share. (With an RBF kernel it would have no
+    exp of the von Neumann entropy of K / n with the cosine kernel K. The D x D Gram matrix has the same
+    non-zero eigenvalues and is used where n > D. Time O(n D min(n, D) + min(n, D)³), memory
+    O(n D + min(n, D)²).
+    Trap: it knows no data, and so rewards junk: noise scores highest. Show it beside precision. Of items that
+    are all positive, such as pixels, the mean counts as what they share. (With an RBF kernel it would have no
     ceiling but n, and grow with n.)
     Raises ValueError for a sample that does not fit and for zero items, which have no direction.
     Source: friedman2023vendi.
@@ -259,8 +264,8 @@ def vendi_score(x: Tensor) -> float:
     norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if not norms.all():
         raise ValueError(
-            f"the cosine kernel needs non-zero items, but item {int((norms[:, 0] == 0).nonzero()[0])} is zero; "
-            "leave such items out, and say how many they were"
+            f"the cosine kernel needs non-zero items, but {int((norms == 0).sum())} of {len(x)} are zero; "
+            "leave them out, and say how many they were"
         )
     unit = x / norms
     gram = unit.mT @ unit if len(x) > x.shape[1] else unit @ unit.mT
@@ -272,20 +277,20 @@ def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, fl
     """`precision`, `recall`, `density` and `coverage` of `generated` (m, D) against `real` (n, D).
 
     The ball of an item reaches to, but not including, the k-th nearest other item of its own sample.
-    precision: the part of the generated items in some real ball; recall: of the real ones in some generated ball;
-    density: the number of real balls around a generated item, over k; coverage: the part of the real balls that
-    hold a generated item. All are in [0, 1] but density, whose mean is 1 for two samples of one distribution.
-    Each sample has more than k items. Time O((n + m)² D), memory O((n + m) D) and blocks.
-    Traps: one outlier has a ball over much of the space, so that generated outliers inflate recall, and real ones
-    precision. Two samples of one distribution have a mean coverage of 1 − Π_{t<k} (n − 1 − t) / (n + m − 1 − t),
-    about 1 − 2^−k for n = m: not 1, and more with more generated items. Copies of the real items have 1 in all
-    four.
+    precision: the part of the generated items in some real ball; recall: of the real ones in some generated
+    ball; density: the number of real balls around a generated item, over k; coverage: the part of the real
+    balls that hold a generated item. All are in [0, 1] but density, whose mean is 1 for two samples of one
+    distribution. Each sample has more than k items. Time O((n + m)² D), memory O((n + m) D) and blocks.
+    Traps: one outlier has a ball over much of the space, so that generated outliers inflate recall, and real
+    ones precision. Two samples of one distribution have a mean coverage of 1 − Π_{t<k} (n−1−t) / (n+m−1−t),
+    about 1 − 2^−k for n = m: not 1, and more with more generated items. Copies of the real items have 1 in
+    all four.
     Raises ValueError for samples that do not fit or are too small.
     Sources: kynkaanniemi2019improved (precision, recall), naeem2020reliable (density, coverage).
 
     >>> real, copies = torch.arange(6.0).unsqueeze(1), torch.zeros(6, 1)
-    >>> manifold_scores(real, copies, k=2)["coverage"]  # collapsed to one item: only the ends' balls hold it
-    0.3333333333333333
+    >>> manifold_scores(real, copies, k=2)["recall"]  # collapsed to one item: its balls have no inside
+    0.0
     """
     if k < 1:
         raise ValueError(f"k is at least 1, got {k}")
@@ -318,8 +323,8 @@ def class_entropy(probabilities: Tensor) -> float:
     """How evenly the classes occur: the entropy of the mean of class `probabilities` (n, C), in nats.
 
     Its ceiling is ln C. Time and memory O(n C).
-    Trap: a classifier that is unsure of everything gives the same ceiling as one that is sure of evenly spread
-    items, so that junk may score high; and it sees nothing of the diversity within a class.
+    Trap: a classifier that is unsure of everything gives the same ceiling as one that is sure of evenly
+    spread items, so that junk may score high; and it sees nothing of the diversity within a class.
     Raises ValueError for what is not probabilities: negative, or with sums off 1 by more than 1e-4.
     Source: salimans2016improved.
 
@@ -330,7 +335,7 @@ def class_entropy(probabilities: Tensor) -> float:
     sums = p.sum(1)
     if (p < 0).any() or ((sums - 1).abs() > 1e-4).any():
         raise ValueError(
-            f"expected probabilities >= 0 that sum to 1 for each item, got a lowest of {float(p.min()):g} and sums "
-            f"from {float(sums.min()):g} to {float(sums.max()):g}; logits go through .softmax(1) first"
+            f"expected probabilities >= 0 that sum to 1 for each item, got a lowest of {float(p.min()):g}, "
+            f"sums from {float(sums.min()):g} to {float(sums.max()):g}; logits go through .softmax(1) first"
         )
     return float(torch.special.entr(p.mean(0)).sum())
