@@ -120,13 +120,15 @@ def import_seconds() -> list[float]:
 
 def memory_growth() -> float:
     """Gigabytes by which ten million replicates raise the peak memory of a fresh process (Linux)."""
+    # Not getrusage, whose peak a child inherits from its parent.
     code = """
-import resource, torch
+import re, torch
+from pathlib import Path
 from vae_lab import benchmark
 def run(replicates):
     q = torch.distributions.Normal(torch.tensor(0.5), torch.tensor(2.0))
     benchmark(torch.cos, q, "pathwise", replicates=replicates)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(-run(1_000) + run(10_000_000))
 """
     return float(subprocess.check_output([sys.executable, "-c", code])) * 1024 / 1e9
