@@ -169,7 +169,7 @@ class LinearVAE(VAE):
     as a `VAE`, with the same outputs.
     """
 
-    head = _SharedSigma
+    _last_layer = _SharedSigma
 
     def __init__(
         self,

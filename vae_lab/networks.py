@@ -191,7 +191,7 @@ class VAE(nn.Module):
     (torch.Size([3, 10, 2]), torch.Size([3, 10, 64]))
     """
 
-    head: ClassVar[type[Linear]] = Linear  # the encoder's last layer
+    _last_layer: ClassVar[type[Linear]] = Linear  # of the encoder
 
     def __init__(
         self,
@@ -233,7 +233,9 @@ class VAE(nn.Module):
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
         head = 2 * latents if latent == "normal" else latents
-        self.encoder = Encoder([features, *hidden, head], activation, streams, latent, self.sigma, self.head)
+        self.encoder = Encoder(
+            [features, *hidden, head], activation, streams, latent, self.sigma, self._last_layer
+        )
         self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor
