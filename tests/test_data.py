@@ -99,7 +99,7 @@ def test_sprites_are_what_their_factors_say() -> None:
     area = torch.where(shape == 0, 4 * 0.8**2, torch.pi / 1.7) * scale**2 * 14**2
     known = shape < 2
     assert ((mass - area).abs()[known] < 0.05 * area[known] + 1).all()
-    # Their centre of mass is at (x, y), y pointing up, to a tenth of a pixel.
+    # Their centre of mass is at (x, y), y pointing up, to a fifth of a pixel.
     across = (images.sum(1) * line).sum(1) / mass
     down = (images.sum(2) * line).sum(1) / mass
     assert (across - x).abs()[known].max() < 0.1 / 14 * 2 and (down + y).abs()[known].max() < 0.1 / 14 * 2

@@ -35,8 +35,7 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 
 def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
     """One value per replica from a single one or a sequence of them."""
-    single = value is None or isinstance(value, str | float | int | np.generic) or np.ndim(value) == 0
-    values = [value] * replicas if single else list(value)
+    values = [value] * replicas if np.ndim(value) == 0 else list(value)
     if len(values) != replicas:
         raise ValueError(
             f"{name}: expected 1 value or one for each of {replicas} replicas, got {len(values)}"

@@ -137,6 +137,7 @@ def fit(
     )
     stop = torch.tensor(detached, device=device).view(-1, 1, 1) if any(detached) else None
     decoding = [m.weight for m in vae.decoder.modules() if isinstance(m, Linear) and m.weight.requires_grad]
+    decoding = decoding if any(penalties) else []
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
     if own_draws:
         torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
@@ -175,7 +176,7 @@ def fit(
             optimizer.zero_grad()
             # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
             value.backward(torch.full_like(value, -1 / value.shape[-1]))
-            for weights in decoding if any(penalties) else ():
+            for weights in decoding:
                 assert weights.grad is not None
                 weights.grad += decay.unsqueeze(-1) * weights.detach()
             optimizer.step()
