@@ -293,6 +293,7 @@ def test_signal_and_noise_of_the_whole_gradient() -> None:
         ({"estimator": "rloo"}, NotApplicable, "n is at least 2, got 1"),
         ({"estimator": "arm"}, NotApplicable, "needs a Bernoulli, got Normal"),
         ({"x": torch.rand(4, 6)}, ValueError, "the items have 6"),
+        ({"vae": VAE(4, 2, channels=(3,)), "x": torch.rand(4, 4)}, ValueError, "this VAE has channels="),
         ({"vae": model("bernoulli")}, NotApplicable, "Bernoulli has no rsample"),
         ({"vae": model("bernoulli"), "objective": "dreg"}, NotApplicable, "such as 'disarm'"),
     ],

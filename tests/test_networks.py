@@ -7,7 +7,7 @@ from scipy import stats
 from torch.distributions import Bernoulli, Normal
 
 from vae_lab import VAE, DiagonalNormal
-from vae_lab.networks import ACTIVATIONS, Latent, Linear
+from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear
 from vae_lab.noise import Streams
 from vae_lab.registry import UnknownName
 
@@ -30,6 +30,52 @@ def test_linear_starts_like_torchs() -> None:
     assert weight.abs().max() <= 400**-0.5
     # Variance of a uniform on ±a is a²/3; its relative standard error here is 0.2 %.
     assert weight.var().item() == pytest.approx(1 / 400 / 3, rel=0.01)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_convolution_equals_torchs_for_every_replica_and_shape(up: bool) -> None:
+    layer = Convolution(2, 3, 6, Streams([0, 1], "weights"), up=up)
+    x = torch.randn(5, 2, 4, 2 * 6 * 6)
+    single = torch.nn.functional.conv_transpose2d if up else torch.nn.functional.conv2d
+    shape = (2, 3, 4, 4) if up else (3, 2, 4, 4)
+    for r in range(2):
+        for n in range(5):
+            images, kernels = x[n, r].unflatten(1, (2, 6, 6)), layer.weight[r].reshape(shape)
+            expected = single(images, kernels, layer.bias[r, 0], stride=2, padding=1)
+            assert expected.shape == (4, 3, *((12, 12) if up else (3, 3)))
+            torch.testing.assert_close(layer(x)[n, r], expected.flatten(1))
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
+    torch.testing.assert_close(layer(x[0, 0])[0], layer(x)[0, 0])
+    # Every output sees 4 inputs of a channel on the way up, 16 on the way down (fewer at the edge).
+    assert layer.weight.abs().max() <= (2 * (4 if up else 16)) ** -0.5
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("channels", [(3,), (3, 2)])
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_convolutional_shapes(likelihood: str, channels: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+    vae = VAE(64, 2, hidden, likelihood, replicas=3, channels=channels)  # type: ignore[arg-type]
+    q = vae.encoder(torch.rand(4, 64))
+    assert (q.batch_shape, q.event_shape) == ((3, 4), (2,))
+    p = vae.decoder(q.rsample((6, 5)))
+    assert (p.batch_shape, p.event_shape) == ((6, 5, 3, 4), (64,))
+    p.mean[..., 1, :, :].sum().backward()
+    for parameter in vae.parameters():
+        if parameter is not vae.decoder.log_scale:
+            assert parameter.grad is not None
+            assert (parameter.grad[[0, 2]] == 0).all(), "replicas do not mix"
+            assert parameter.grad[1].any()
+
+
+@pytest.mark.parametrize("shift", [2, 4])
+def test_an_encoding_convolution_moves_with_the_image(shift: int) -> None:
+    """Pixels are laid out as rows of an image: moved by 2 pixels, the features move by 1."""
+    layer = Convolution(1, 1, 12, Streams([0], "weights"))
+    image = torch.zeros(12, 12)
+    image[3:5, 3:5] = 1
+    before, after = (layer(m.reshape(1, -1)).reshape(6, 6) for m in (image, image.roll(shift, dims=1)))
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(before.roll(shift // 2, dims=1), after)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
@@ -104,7 +150,8 @@ def test_generate_is_the_same_prior_draw_for_all_replicas() -> None:
 @pytest.mark.parametrize("latent", get_args(Latent))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_config_makes_the_model_again(activation: str, latent: Latent) -> None:
-    vae = VAE(5, 2, (4, 3), "gaussian", replicas=2, seed=[3, 8], activation=activation, latent=latent)
+    own = {"activation": activation, "latent": latent, "channels": (3,)}
+    vae = VAE(16, 2, (4, 3), "gaussian", replicas=2, seed=[3, 8], **own)  # type: ignore[arg-type]
     again = VAE(**vae.config)
     assert again.config == vae.config
     for first, second in zip(vae.parameters(), again.parameters(), strict=True):
@@ -120,6 +167,11 @@ def test_bad_arguments_say_what_was_expected() -> None:
         VAE(5, latents=0)
     with pytest.raises(ValueError, match="hidden is at least 1, got -3"):
         VAE(5, hidden=(4, -3))
+    with pytest.raises(ValueError, match="channels is at least 1, got 0"):
+        VAE(64, channels=(2, 0))
+    for features in (60, 36, 49):
+        with pytest.raises(ValueError, match=rf"features={features} is not the square of a multiple of 4"):
+            VAE(features, channels=(2, 2))
     with pytest.raises(ValueError, match="expected 1 seed or one for each of 3 replicas, got 2"):
         VAE(5, replicas=3, seed=[1, 2])
     with pytest.raises(UnknownName, match="did you mean 'relu'"):

@@ -34,13 +34,14 @@ SETTINGS = {
 }
 
 
-def test_a_replica_equals_the_model_trained_alone() -> None:
+@pytest.mark.parametrize("channels", [(), (3, 2)])
+def test_a_replica_equals_the_model_trained_alone(channels: tuple[int, ...]) -> None:
     """20 steps, each replica with its own seed, law, scale and beta: equal to float32 rounding."""
     data, settings = small(500), {"epochs": 4, "batch_size": 100, "progress": False}
-    together = VAE(64, 4, (16,), replicas=5, seed=3)
+    together = VAE(64, 4, (16,), replicas=5, seed=3, channels=channels)
     history = fit(together, data, **SETTINGS, **settings)  # type: ignore[arg-type]
     for r in range(5):
-        alone = VAE(64, 4, (16,), seed=3 + r)
+        alone = VAE(64, 4, (16,), seed=3 + r, channels=channels)
         own = fit(alone, data, **{k: v[r] for k, v in SETTINGS.items()}, **settings)  # type: ignore[arg-type, index]
         for several, one in zip(together.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(several[r], one[0])
@@ -328,9 +329,10 @@ def test_weights_that_the_last_step_ruins_are_noticed() -> None:
         fit(VAE(64, 4, (16,)), small(), epochs=1, batch_size=200, learning_rate=1e39, progress=False)
 
 
-def test_save_and_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [(), (3, 2)])
+def test_save_and_load(tmp_path: Path, channels: tuple[int, ...]) -> None:
     path = tmp_path / "a model.safetensors"
-    vae = VAE(64, 4, (16,), "gaussian", replicas=2, seed=[4, 2])
+    vae = VAE(64, 4, (16,), "gaussian", replicas=2, seed=[4, 2], channels=channels)
     fit(vae, small(), epochs=1, progress=False)
     training.save(vae, path)
     again = training.load(path)
@@ -353,7 +355,7 @@ def test_binary_latents_are_saved_and_files_from_before_them_still_load(tmp_path
     assert torch.equal(again.encoder(x).base_dist.logits, vae.encoder(x).base_dist.logits)
 
     old = VAE(64, 4, (16,))
-    config = {key: value for key, value in old.config.items() if key != "latent"}
+    config = {key: value for key, value in old.config.items() if key not in ("latent", "channels")}
     save_file(old.state_dict(), path, metadata={"vae_lab": json.dumps(config)})
     assert training.load(path).config == old.config
 

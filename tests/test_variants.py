@@ -144,13 +144,16 @@ def test_detached_trained_alone_the_sigma_falls_to_that_of_the_prior() -> None:
 # A penalty on the decoder
 
 
-def test_the_penalty_is_that_of_the_written_out_loss() -> None:
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_the_penalty_is_that_of_the_written_out_loss(channels: tuple[int, ...]) -> None:
     """Steps of Adam by fit, on all items at once, and by hand; all layers of a decoder have its λ.
 
     Adam's first step has one size whatever the gradient; so there are several.
     """
     penalties, x = [0.3, 0.0, 5.0], X[:50].double()
-    by_fit, by_hand, without = (small(hidden=(8, 7), replicas=3).double() for _ in range(3))
+    by_fit, by_hand, without = (
+        small(hidden=(8, 7), replicas=3, channels=channels).double() for _ in range(3)
+    )
     settings: dict[str, Any] = {"epochs": 6, "batch_size": 50, "noise": "ones", "progress": False}
     fit(by_fit, x, learning_rate=0.01, decoder_l2=penalties, **settings)
     fit(without, x, learning_rate=0.01, **settings)

@@ -90,6 +90,10 @@ def encoder_gradients(
     check_objective(objective, estimator)
     if replicates < 2 or n < 1:
         raise ValueError(f"replicates is at least 2 and n at least 1, got {replicates=} and {n=}")
+    if vae.channels:
+        raise ValueError(
+            f"the moments are pushed back through dense layers only, and this VAE has channels={vae.channels}"
+        )
     torch.manual_seed(seed)
     numbers = vae.replicas * max(vae.features, vae.latents, *vae.hidden)
     evaluations = ESTIMATORS[estimator].evaluations(n, vae.prior)

@@ -56,6 +56,11 @@ def replica_seeds(seed: int | Sequence[int], replicas: int) -> list[int]:
     return seeds
 
 
+def _uniform(streams: Streams, inputs: int, *shape: int) -> nn.Parameter:
+    """Weights (R, *shape) uniform on ±1/√inputs, for outputs that see so many `inputs` each."""
+    return nn.Parameter(streams.draw(standard_uniform, *shape).sub_(0.5) * (2 / math.sqrt(inputs)))
+
+
 class Linear(nn.Module):
     """x @ weight + bias for R replicas at once: weight (R, in, out), bias (R, 1, out).
 
@@ -64,9 +69,8 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, streams: Streams) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(streams.draw(standard_uniform, inputs, outputs).sub_(0.5) * (2 * bound))
-        self.bias = nn.Parameter(streams.draw(standard_uniform, 1, outputs).sub_(0.5) * (2 * bound))
+        self.weight = _uniform(streams, inputs, inputs, outputs)
+        self.bias = _uniform(streams, inputs, 1, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in) or (..., R, B, in) -> (R, B, out) or (..., R, B, out)."""
@@ -77,22 +81,56 @@ class Linear(nn.Module):
             rows = samples.movedim(1, 0).reshape(replicas, -1, x.shape[-1])
             out = self(rows).unflatten(1, (len(samples), x.shape[-2])).movedim(1, 0)
             return out.unflatten(0, x.shape[:-3])
-        return torch.baddbmm(self.bias, x.expand(replicas, *x.shape[-2:]), self.matrix())
+        return self.product(x.expand(replicas, *x.shape[-2:]))
+
+    def product(self, x: Tensor) -> Tensor:
+        """(R, B, in) -> (R, B, out)."""
+        return torch.baddbmm(self.bias, x, self.matrix())
 
     def matrix(self) -> Tensor:
         """What x is multiplied by."""
         return self.weight
 
 
-class _Stack(nn.Module):
-    """Linear layers of the given `widths` with an activation between them, none after the last."""
+class Convolution(Linear):
+    """4 x 4 kernels at every second pixel of square images, which halve their sides; R replicas at once.
 
-    def __init__(
-        self, widths: Sequence[int], activation: str, streams: Streams, head: type[Linear] = Linear
-    ) -> None:
+    From `inputs` channels of `side` x `side` pixels to `outputs` channels; an image is one row of features,
+    channel after channel. The transpose, `up`, doubles the sides. weight (R, outputs, inputs · 16), or (R,
+    inputs, outputs · 16) where `up`; bias (R, 1, outputs).
+    Initialised uniformly on ±1/√(number of inputs that an output sees).
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, streams: Streams, up: bool = False) -> None:
+        nn.Module.__init__(self)
+        first, second = (inputs, outputs) if up else (outputs, inputs)
+        seen = inputs * (4 if up else 16)
+        self.weight = _uniform(streams, seen, first, second * 16)
+        self.bias = _uniform(streams, seen, 1, outputs)
+        self.side, self.up = side, up
+
+    def product(self, x: Tensor) -> Tensor:
+        """(R, B, inputs · side²) -> (R, B, outputs · (side/2)²), or (2 side)²."""
+        replicas, rows = x.shape[:2]
+        # Replicas are groups of channels, which do not mix.
+        images = x.movedim(0, 1).reshape(rows, -1, self.side, self.side)
+        kernels, bias = self.weight.reshape(-1, self.weight.shape[-1] // 16, 4, 4), self.bias.flatten()
+        convolve = nn.functional.conv_transpose2d if self.up else nn.functional.conv2d
+        out = convolve(images, kernels, bias, stride=2, padding=1, groups=replicas)
+        return out.reshape(rows, replicas, -1).movedim(1, 0)
+
+
+def _dense(widths: Sequence[int], streams: Streams, last: type[Linear] = Linear) -> list[Linear]:
+    *hidden, head = pairwise(widths)
+    return [*(Linear(a, b, streams) for a, b in hidden), last(*head, streams)]
+
+
+class _Stack(nn.Module):
+    """Layers with an activation between them, none after the last."""
+
+    def __init__(self, layers: Sequence[Linear], activation: str) -> None:
         super().__init__()
-        *hidden, last = pairwise(widths)
-        self.layers = nn.ModuleList([*(Linear(a, b, streams) for a, b in hidden), head(*last, streams)])
+        self.layers = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,15 +155,13 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int],
+        layers: Sequence[Linear],
         activation: str,
-        streams: Streams,
         latent: Latent,
         sigma: Sequence[float | None],
-        head: type[Linear] = Linear,
     ) -> None:
         super().__init__()
-        self.stack = _Stack(widths, activation, streams, head)
+        self.stack = _Stack(layers, activation)
         self.latent = latent
         constants = [math.nan if value is None else math.log(value) for value in sigma]
         # In float64, so that a model in double precision has all digits.
@@ -158,13 +194,13 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], activation: str, streams: Streams, likelihood: Likelihood
+        self, layers: Sequence[Linear], activation: str, likelihood: Likelihood, replicas: int
     ) -> None:
         super().__init__()
-        self.stack = _Stack(widths, activation, streams)
+        self.stack = _Stack(layers, activation)
         self.log_scale: nn.Parameter | None = None
         if likelihood == "gaussian":
-            self.log_scale = nn.Parameter(torch.zeros(streams.count, 1, 1))
+            self.log_scale = nn.Parameter(torch.zeros(replicas, 1, 1))
 
     def forward(self, z: Tensor) -> Distribution:
         out = self.stack(z)
@@ -177,7 +213,9 @@ class VAE(nn.Module):
     """Encoder q(z|x), prior p(z) = N(0, I) and decoder p(x|z), R replicas of each.
 
     `features` is the size of an item, `latents` that of z; `hidden` gives the encoder's hidden widths,
-    mirrored in the decoder. With `latent="bernoulli"` z is binary, and the prior a fair coin for each
+    mirrored in the decoder. With `channels` the features are the pixels of a square image, and one
+    `Convolution` to each number of channels comes before the hidden layers, mirrored in the decoder.
+    With `latent="bernoulli"` z is binary, and the prior a fair coin for each
     coordinate; such z has no path for gradients, so `fit` needs one of the estimators for discrete q.
     `sigma` makes the posterior's standard deviation a constant, one for all replicas or one for each, instead
     of the encoder's (None).
@@ -203,11 +241,12 @@ class VAE(nn.Module):
         activation: str = "gelu",
         latent: Latent = "normal",
         sigma: float | Sequence[float | None] | None = None,
+        channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         # Plain integers: numpy's would train and then not be saved.
         features, latents, replicas = index(features), index(latents), index(replicas)
-        hidden = tuple(map(index, hidden))
+        hidden, channels = tuple(map(index, hidden)), tuple(map(index, channels))
         for name, choice, kinds in (("likelihood", likelihood, Likelihood), ("latent", latent, Latent)):
             if choice not in get_args(kinds):
                 raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}, got {choice!r}")
@@ -216,11 +255,19 @@ class VAE(nn.Module):
             "latents": latents,
             "replicas": replicas,
             "hidden": min(hidden, default=1),
+            "channels": min(channels, default=1),
         }
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is at least 1, got {size}")
-        self.features, self.latents, self.hidden = features, latents, hidden
+        side = math.isqrt(features)
+        if channels and (side**2 != features or side % 2 ** len(channels)):
+            raise ValueError(
+                f"channels={channels} halve the sides of a square image {len(channels)} times, and "
+                f"features={features} is not the square of a multiple of {2 ** len(channels)}; "
+                "leave channels out, or pad the images"
+            )
+        self.features, self.latents, self.hidden, self.channels = features, latents, hidden, channels
         self.likelihood, self.latent = likelihood, latent
         self.sigma = [None if v is None else float(v) for v in per_replica("sigma", sigma, replicas)]
         given = [value for value in self.sigma if value is not None]
@@ -232,17 +279,23 @@ class VAE(nn.Module):
         self.seeds = replica_seeds(seed, replicas)
         streams = Streams(self.seeds, "weights")
         head = 2 * latents if latent == "normal" else latents
-        self.encoder = Encoder(
-            [features, *hidden, head], activation, streams, latent, self.sigma, self._last_layer
-        )
-        self.decoder = Decoder([latents, *reversed(hidden), features], activation, streams, likelihood)
+        sides = [side >> i for i in range(len(channels) + 1)]
+        steps = list(zip(pairwise((1, *channels)), pairwise(sides), strict=True))
+        flat = channels[-1] * sides[-1] ** 2 if channels else features
+        down: list[Linear] = [Convolution(a, b, large, streams) for (a, b), (large, _) in steps]
+        down += _dense([flat, *hidden, head], streams, self._last_layer)
+        up = _dense([latents, *reversed(hidden), flat], streams)
+        up += [Convolution(b, a, small, streams, up=True) for (a, b), (_, small) in reversed(steps)]
+        self.encoder = Encoder(down, activation, latent, self.sigma)
+        self.decoder = Decoder(up, activation, likelihood, replicas)
         self.register_buffer("_origin", torch.zeros(latents), persistent=False)
         self._origin: Tensor
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this model again (before training)."""
-        names = ["features", "latents", "hidden", "likelihood", "replicas", "activation", "latent", "sigma"]
+        names = ["features", "latents", "hidden", "likelihood", "replicas"]
+        names += ["activation", "latent", "sigma", "channels"]
         return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property

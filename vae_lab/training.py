@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .costs import CostError
 from .data import Dataset
 from .estimators import ESTIMATORS
-from .networks import VAE, Linear, per_replica, replica_seeds
+from .networks import VAE, per_replica, replica_seeds
 from .noise import NOISES, Streams, TrainingNoise, standard_uniform
 from .objectives import OBJECTIVES, Draws, as_items, bound, check_objective, elbo, evaluate, terms_by
 
@@ -136,8 +136,8 @@ def fit(
         torch.tensor(values, dtype=train.dtype, device=device).view(-1, 1) for values in (betas, penalties)
     )
     stop = torch.tensor(detached, device=device).view(-1, 1, 1) if any(detached) else None
-    decoding = [m.weight for m in vae.decoder.modules() if isinstance(m, Linear) and m.weight.requires_grad]
-    decoding = decoding if any(penalties) else []
+    named = vae.decoder.named_parameters() if any(penalties) else ()
+    decoding = [p for name, p in named if name.endswith("weight") and p.requires_grad]
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
     if own_draws:
         torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
