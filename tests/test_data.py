@@ -57,6 +57,23 @@ def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
     assert (dynamic.test[grey.test == 1] == 1).all()
 
 
+@pytest.mark.parametrize("name", ["mnist-5k", "sprites"])
+def test_fewer_items_are_a_fixed_choice_of_the_training_items(name: str) -> None:
+    few, all_of_them = (load(name, None, items) for items in (300, None))
+    where = torch.cdist(few.train, all_of_them.train).argmin(1)
+    assert (where.diff() > 0).all(), "300 different ones, in order"
+    assert torch.equal(few.train, all_of_them.train[where])
+    assert torch.equal(few.train_labels, all_of_them.train_labels[where])
+    assert len(few.train_labels.unique()) == len(all_of_them.train_labels.unique())
+    if all_of_them.train_factors is not None:
+        assert few.train_factors is not None
+        assert torch.equal(few.train_factors, all_of_them.train_factors[where])
+    assert torch.equal(few.test, all_of_them.test)
+    assert torch.equal(load(name, None, 10**6).train, all_of_them.train)
+    with pytest.raises(ValueError, match="items is at least 1, or None for all, got 0"):
+        load(name, items=0)
+
+
 def test_digits_are_split_by_position() -> None:
     from sklearn.datasets import load_digits
 

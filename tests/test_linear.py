@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from vae_lab import elbo, fit, training
@@ -66,6 +67,20 @@ def by_scipy(k: int) -> dict[str, Any]:
         "posterior_variance": variance,
         "kl": 0.5 * ((codes**2).mean(0) + variance - 1 - np.log(variance)),
     }
+
+
+def test_the_distribution_of_ppca_scores_and_samples_items() -> None:
+    """log p(x) of each item as scikit-learn's, whose covariance has the divisor N − 1."""
+    solution = ppca(DIGITS, 5)
+    p = solution.distribution
+    assert p.log_prob(DIGITS).mean().item() == pytest.approx(solution.log_likelihood, abs=1e-9)
+    torch.testing.assert_close(solution.weights.square().sum(1), solution.gains)
+    theirs = PCA(5).fit(DIGITS.numpy())
+    shrink = (len(DIGITS) - 1) / len(DIGITS)
+    theirs.explained_variance_ *= shrink
+    theirs.noise_variance_ *= shrink
+    torch.testing.assert_close(p.log_prob(DIGITS), torch.as_tensor(theirs.score_samples(DIGITS.numpy())))
+    assert p.sample((7,)).shape == (7, DIGITS.shape[1])
 
 
 @pytest.mark.parametrize("k", [2, 5, 10])

@@ -193,3 +193,22 @@ def test_the_curvature_is_the_diagonal_of_the_hessian(changes: dict[str, Any]) -
 
         expected = hessian(cost, z[n, r, b]).diagonal()
         torch.testing.assert_close(found[n, r, b], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_what_is_not_seen_does_not_count(likelihood: str) -> None:
+    """Nothing seen: the prior. All seen: as without. In between: whatever the hidden features are."""
+    vae, (eps, weights) = some_vae(20, likelihood), product_rule(8, 2)
+    settings = {"weights": weights, "steps": 200}
+    everything, nothing = torch.ones_like(X), torch.zeros_like(X)
+    plain, full, empty = (fit_posterior(vae, X, eps, seen=s, **settings) for s in (None, everything, nothing))  # type: ignore[arg-type]
+    torch.testing.assert_close(full.mu, plain.mu, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(full.sigma, plain.sigma, rtol=1e-5, atol=1e-5)
+    assert empty.mu.abs().max() < 1e-4 and (empty.sigma - 1).abs().max() < 1e-4
+    half = everything.clone()
+    half[:, ::2] = 0
+    changed = torch.where(half.bool(), X, 1 - X)
+    first, second = (fit_posterior(vae, x, eps, seen=half, **settings) for x in (X, changed))  # type: ignore[arg-type]
+    torch.testing.assert_close(first.mu, second.mu, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.sigma, second.sigma, rtol=1e-4, atol=1e-4)
+    assert (first.sigma.mean() > plain.sigma.mean()).all()

@@ -258,17 +258,20 @@ for _files in (FASHION_MNIST, MNIST):
     dataset(_files.name)(partial(_idx, _files))
 
 
-def load(name: str, binarize: Binarize | None = "dynamic") -> Dataset:
+def load(name: str, binarize: Binarize | None = "dynamic", items: int | None = None) -> Dataset:
     """The data set `name`, one of `DATASETS`.
 
     `binarize`: `"dynamic"` (train on fresh draws, test on one draw), `"fixed"` (both drawn once) or None
-    (grey levels). Raises `UnknownName`, with the nearest valid one, and ValueError.
+    (grey levels). `items` keeps no more than so many training items, a fixed random choice of them.
+    Raises `UnknownName`, with the nearest valid one, and ValueError.
 
     >>> load("digits").train.shape, load("mnist-5k").test.shape
     (torch.Size([1497, 64]), torch.Size([1000, 784]))
     """
     if binarize is not None and binarize not in get_args(Binarize):
         raise ValueError(f"binarize is 'dynamic', 'fixed' or None, got {binarize!r}")
+    if items is not None and items < 1:
+        raise ValueError(f"items is at least 1, or None for all, got {items}")
     loaded = DATASETS[name]()
     x, y = (
         torch.as_tensor(loaded.images, dtype=torch.float32),
@@ -278,7 +281,11 @@ def load(name: str, binarize: Binarize | None = "dynamic") -> Dataset:
     if loaded.factors:
         known = torch.as_tensor(np.stack(list(loaded.factors.values()), axis=1), dtype=torch.float32)
     is_test = torch.as_tensor(loaded.is_test)
-    train, test = x[~is_test], x[is_test]
+    chosen = (~is_test).nonzero().squeeze(1)
+    if items is not None and items < len(chosen):
+        order = torch.randperm(len(chosen), generator=Generator().manual_seed(0))
+        chosen = chosen[order[:items].sort().values]
+    train, test = x[chosen], x[is_test]
     generator = Generator().manual_seed(zlib.crc32(name.encode()))
     if binarize is not None:
         test = torch.bernoulli(test, generator=generator)
@@ -288,11 +295,11 @@ def load(name: str, binarize: Binarize | None = "dynamic") -> Dataset:
         name,
         train,
         test,
-        y[~is_test],
+        y[chosen],
         y[is_test],
         loaded.shape,
         binarize,
         tuple(loaded.factors),
-        None if known is None else known[~is_test],
+        None if known is None else known[chosen],
         None if known is None else known[is_test],
     )

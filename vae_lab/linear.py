@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .distributions import DiagonalNormal
 from .networks import VAE, Linear, per_replica
@@ -40,7 +40,8 @@ class PPCA:
 
     `mean` (D,), `eigenvalues` (D,) of the covariance in descending order, `noise_variance` t,
     `log_likelihood` of the items in nats per item; per latent (k,): `gains` l − t, `posterior_variance` t/l
-    and `kl` ½ ln(l/t) in nats. `active` counts the eigenvalues above t among the first k.
+    and `kl` ½ ln(l/t) in nats; `weights` (k, D), the decoder's up to a rotation. `active` counts the
+    eigenvalues above t among the first k.
     """
 
     mean: Tensor
@@ -50,6 +51,13 @@ class PPCA:
     gains: Tensor
     posterior_variance: Tensor
     kl: Tensor
+    weights: Tensor
+
+    @property
+    def distribution(self) -> LowRankMultivariateNormal:
+        """p(x) = N(mean, WᵀW + t I): samples new items, and gives log p(x) of any in nats."""
+        noise = torch.full_like(self.mean, self.noise_variance)
+        return LowRankMultivariateNormal(self.mean, self.weights.mT, noise)
 
     @property
     def active(self) -> int:
@@ -75,7 +83,8 @@ def ppca(x: Tensor, k: int) -> PPCA:
         raise ValueError("the items hold NaN or infinity")
     features = x.shape[1]
     mean, covariance = _mean_and_covariance(x)
-    eigenvalues = torch.linalg.eigvalsh(covariance).flip(0)
+    ascending, axes = torch.linalg.eigh(covariance)
+    eigenvalues = ascending.flip(0)
     kept, t = eigenvalues[:k], eigenvalues[k:].mean().item()
     if t <= torch.finfo(x.dtype).eps * eigenvalues[0]:
         raise ValueError(f"{k} components explain all of the variance, so the likelihood has no maximum")
@@ -88,6 +97,7 @@ def ppca(x: Tensor, k: int) -> PPCA:
         gains=kept - t,
         posterior_variance=t / kept,
         kl=0.5 * (kept / t).log(),
+        weights=(axes.flip(1)[:, :k] * (kept - t).clamp_min(0).sqrt()).mT,
     )
 
 

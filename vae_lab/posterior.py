@@ -41,13 +41,15 @@ def fit_posterior(
     eps: Tensor,
     *,
     weights: Tensor | None = None,
+    seen: Tensor | None = None,
     beta: Tensor | float = 1.0,
     steps: int = 500,
 ) -> DiagonalNormal:
     """The q that maximises reconstruction − beta · KL for each item `x` (B, D) of each replica: (R, B).
 
     The reconstruction is a mean over given eps (N, R, B, Z), R and B may be 1: a frozen one, or the points of
-    a quadrature with `weights` (N,) that sum to 1; `beta` is a number, or (R, 1). Starts at the encoder's q,
+    a quadrature with `weights` (N,) that sum to 1; `beta` is a number, or (R, 1). Features where `seen`
+    (B, D) is 0 do not count: the likelihood is that of the others, given z. Starts at the encoder's q,
     and goes by at most `steps` iterations of L-BFGS in the precision of `vae`: `vae.double()` where digits
     count.
     """
@@ -68,7 +70,8 @@ def fit_posterior(
 
     def loss() -> Tensor:
         q = DiagonalNormal(mu, log_sigma, validate_args=False)
-        log_x = vae.decoder(reparameterize(mu, q.sigma, eps)).log_prob(x)
+        p = vae.decoder(reparameterize(mu, q.sigma, eps))
+        log_x = p.log_prob(x) if seen is None else (p.base_dist.log_prob(x) * seen).sum(-1)
         value = -terms_of(vae, q, (share * log_x).sum(0)).weighted(beta).sum()
         mu.grad, log_sigma.grad = torch.autograd.grad(value, [mu, log_sigma])
         return value.detach()
