@@ -2,6 +2,7 @@
 
     snakemake                                         the published book
     snakemake --configfile config/quick.yaml          the same from small runs
+    snakemake --configfile config/book.yaml config/full.yaml    with further pages, on other data
     snakemake notebooks                               the executed notebooks only
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-from workflow.jobs import pages, summary
+from workflow.jobs import absent, pages, summary
 
 if "name" not in config:
 
@@ -31,7 +32,16 @@ if missing := {"name", "output", "notebooks"} - set(config):
 
 NAME, OUTPUT = config["name"], config["output"]
 PACKAGE = sorted(map(str, Path("vae_lab").rglob("*.py")))
+# A page NAME--VARIANT comes from the notebook NAME, by other parameters, if this machine has the data.
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
+for name in [name for name in NOTEBOOKS if "--" in name]:
+    if lacking := absent(NOTEBOOKS[name]):
+        print(
+            f"{name} is left out: this machine has no {' and '.join(lacking)}. "
+            "Set VAE_LAB_DATA to a folder that has it, or see the book's page on data.",
+            file=sys.stderr,
+        )
+        del NOTEBOOKS[name]
 EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
 
@@ -63,7 +73,7 @@ rule notebook:
     input:
         PACKAGE,
         "requirements.lock",
-        notebook="notebooks/{notebook}.ipynb",
+        notebook=lambda wildcards: f"notebooks/{wildcards.notebook.partition('--')[0]}.ipynb",
     output:
         EXECUTED,
     params:

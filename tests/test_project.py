@@ -82,8 +82,8 @@ def test_modules_import_only_from_those_above(module: Path) -> None:
 
 def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:
     names = [path.stem for path in NOTEBOOKS]
-    assert [path.name for path in CONFIGS] == ["book.yaml", "quick.yaml"]
-    for path in CONFIGS:
+    assert [path.name for path in CONFIGS] == ["book.yaml", "full.yaml", "quick.yaml"]
+    for path in CONFIGS[::2]:
         config = yaml.safe_load(path.read_text())
         assert config["name"] == path.stem
         assert list(config["notebooks"]) == names, path.name
@@ -92,6 +92,20 @@ def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:
     listed = [page["file"] for part in contents["parts"] for page in part["chapters"]]
     chapters = [page for page in listed if page.startswith("chapters/")]
     assert chapters == [f"chapters/{name}" for name in names]
+
+
+def test_further_pages_take_the_parameters_of_their_notebook() -> None:
+    pages = yaml.safe_load((ROOT / "config/full.yaml").read_text())["notebooks"]
+    assert [page[:2] for page in pages] == ["03", "09", "11", "12"]
+    for page, parameters in pages.items():
+        name, _, variant = page.partition("--")
+        cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+        (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        known = {
+            node.target.id for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.AnnAssign)
+        }  # type: ignore[union-attr]
+        assert set(parameters) <= known, page
+        assert parameters["dataset"] == variant == "fashion-mnist"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

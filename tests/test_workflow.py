@@ -274,6 +274,54 @@ def test_a_book_with_a_warning_is_no_book(checkout: Checkout) -> None:
     assert index.exists()
 
 
+LABELLED = """from matplotlib import pyplot
+pyplot.plot([seed, 1]);"""
+
+
+FURTHER = ("--configfile", "config/book.yaml", "config/full.yaml")
+
+
+def test_further_pages_join_where_their_data_are(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One notebook, two pages of one book: the labels of figures and equations do not clash."""
+    checkout.notebooks(one=LABELLED)
+    path = checkout.folder / "notebooks/one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = 'seed: int = 0\ndataset: str = "digits"'
+    figure = {"name": "fig-one", "caption": "A line."}
+    notebook.cells[2].metadata["mystnb"] = {"figure": figure, "image": {"alt": "A line."}}
+    text = "See {numref}`fig-one` and {eq}`eq-one`, not fig-one-more.\n\n$$\n1 = 1\n$$ (eq-one)"
+    notebook.cells.append(new_markdown_cell(text, id="text"))
+    nbformat.write(notebook, path)
+    pages = {"notebooks": {"one--mnist": {"dataset": "mnist", "seed": 7}}}
+    checkout.write("config/full.yaml", yaml.dump(pages))
+    monkeypatch.setenv("VAE_LAB_DATA", str(checkout.folder / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(checkout.folder / "cache"))
+
+    run = checkout.run(*FURTHER)
+    assert run.returncode == 0, run.stderr
+    assert "one--mnist is left out: this machine has no mnist" in run.stderr
+    assert checkout.executed() == {"one"}
+    html = checkout.folder / "book/_build/html/chapters"
+    assert {page.stem for page in html.glob("*.html")} == {"one"}
+
+    (checkout.folder / "data/mnist").mkdir(parents=True)
+    run = checkout.run(*FURTHER)
+    assert run.returncode == 0, run.stderr
+    assert checkout.executed() == {"one", "one--mnist"}
+    first, further = ((html / f"{name}.html").read_text() for name in ("one", "one--mnist"))
+    assert 'id="fig-one"' in first and 'id="eq-one' not in further
+    for text in ('id="fig-one-mnist"', 'href="#fig-one-mnist"', "Chapter one: mnist</h1>", "eq-one-mnist"):
+        found = re.sub(r"<a class=.headerlink.*?</a>", "", further)
+        assert text in found, text
+        assert text not in first, text
+    assert "fig-one-more" in further, "only its own labels change"
+    assert 'href="one--mnist.html"' in first, "it is in the table of contents"
+
+    assert checkout.succeeds() == set(), "without further pages nothing runs again"
+    assert {page.stem for page in html.glob("*.html")} >= {"one"}
+    assert 'href="one--mnist.html"' not in (html / "one.html").read_text()
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_interrupting_a_run_stops_it(checkout: Checkout) -> None:
     checkout.notebooks(one=WAIT)

@@ -19,6 +19,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import yaml
+
 
 class SourcesChanged(Exception):
     """A source file was edited while a job used it."""
@@ -57,6 +60,18 @@ def unchanged(*sources: Path) -> Iterator[None]:
         raise SourcesChanged(f"{', '.join(changed)} changed while this ran; run again")
 
 
+def absent(parameters: Mapping[str, Any]) -> list[str]:
+    """The data sets among the values of `parameters` that are files, and not on this machine: asked without
+    loading the package, which knows the same places."""
+    wanted = [name for name in ("fashion-mnist", "mnist") if name in parameters.values()]
+    if not wanted:
+        return []
+    import pooch
+
+    folders = [os.environ.get("VAE_LAB_DATA"), "/usr/share/datasets", pooch.os_cache("vae_lab")]
+    return [name for name in wanted if not any((Path(f) / name).is_dir() for f in folders if f)]
+
+
 class Narrator:
     """Reports a notebook's progress in whole lines, readable when several notebooks run at once."""
 
@@ -84,7 +99,6 @@ class Narrator:
 
 def execute(notebook: Path, package: Path, output: Path, failed: Path, parameters: dict[str, Any]) -> int:
     """Executes `notebook` to `output`, or, if it fails, to `failed`."""
-    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -174,6 +188,8 @@ def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: 
     built.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
 
+    contents = staged / "_toc.yml"
+    former = contents.read_text() if contents.exists() else None
     shutil.rmtree(staged, ignore_errors=True)
     try:
         with unchanged(*pages(book), *package.rglob("*.py")):
@@ -181,6 +197,12 @@ def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: 
                 copy(page, staged / page.relative_to(book))
             for chapter in chapters:
                 copy(chapter, staged / "chapters" / chapter.name)
+                if "--" in chapter.stem:
+                    set_apart(staged / "chapters" / chapter.name)
+            add_to_contents(contents, [c.stem for c in chapters if "--" in c.stem])
+            if contents.read_text() != former:  # pages that did not change show it, too
+                shutil.rmtree(built / "html", ignore_errors=True)
+                shutil.rmtree(built / ".doctrees", ignore_errors=True)
             sphinx(staged, output)
     except Exception as error:
         sys.stderr.write(f"book: {error}\n")
@@ -194,6 +216,40 @@ def copy(source: Path, target: Path) -> None:
     """Copies a file with its time of change, by which Sphinx knows what is new."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
+
+
+def set_apart(page: Path) -> None:
+    """Gives the page NAME--VARIANT a title and labels unlike those of the page NAME of the same notebook."""
+    variant, times = page.stem.partition("--")[2], page.stat()
+    notebook = nbformat.read(page, as_version=4)
+    figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
+    equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
+    labels = "|".join(map(re.escape, filter(None, [*figures, *equations])))
+    text = page.read_text()
+    if labels:
+        text = re.sub(rf"(?<![\w-])({labels})(?![\w-])", rf"\1-{variant}", text)
+    notebook = nbformat.reads(text, as_version=4)
+    title = next(c for c in notebook.cells if c.cell_type == "markdown")
+    title.source = re.sub(r"^# .*", rf"\g<0>: {variant}", title.source)
+    nbformat.write(notebook, page)
+    os.utime(page, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def add_to_contents(contents: Path, names: list[str]) -> None:
+    """Lists further pages after the last part that has chapters."""
+    if not names:
+        return
+    toc = yaml.safe_load(contents.read_text())
+    further = {
+        "caption": "On other data",
+        "numbered": True,
+        "chapters": [{"file": f"chapters/{name}"} for name in names],
+    }
+    if "parts" not in toc:
+        toc["parts"] = [{"chapters": toc.pop("chapters")}]
+    holds = [any(c["file"].startswith("chapters/") for c in part["chapters"]) for part in toc["parts"]]
+    toc["parts"].insert(len(holds) - holds[::-1].index(True), further)
+    contents.write_text(yaml.safe_dump(toc, sort_keys=False))
 
 
 def sphinx(source: Path, output: Path) -> None:
