@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 from IPython.display import display
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PositiveInt, TypeAdapter, ValidationError
 
 from .costs import COSTS
 from .data import DATASETS
@@ -45,7 +45,9 @@ def _name_in(registry: Registry[Any]) -> Any:
 
 
 AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
+AtLeastFifty = Annotated[int, Field(ge=50)]  # what nearest neighbours in a fifth of a sample need
 LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
+PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
 CostName = _name_in(COSTS)
 DatasetName = _name_in(DATASETS)
 EstimatorName = _name_in(ESTIMATORS)

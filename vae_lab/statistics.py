@@ -66,7 +66,7 @@ def moments(values: ArrayLike) -> Moments:
 
 
 def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    values: ArrayLike, level: float = 0.95, resamples: int = 2_000, seed: int = 0
 ) -> Interval:
     """Percentile interval for the mean of `values` (seeds, items) by resampling seeds and items alike.
 
