@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -55,6 +56,32 @@ def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
     assert torch.equal(grey.train, dynamic.train)
     assert (dynamic.test[grey.test == 0] == 0).all()
     assert (dynamic.test[grey.test == 1] == 1).all()
+
+
+PAGE = (Path(__file__).parent.parent / "book" / "data.md").read_text("utf-8")
+
+
+def test_the_page_on_data_has_every_set_with_its_size() -> None:
+    rows = dict(re.findall(r"^\| `(\S+)` \| (.*)$", PAGE, re.MULTILINE))
+    assert set(rows) == set(DATASETS)
+    for name, row in rows.items():
+        train, test, pixels, _, _, licence = row.strip(" |").split(" | ")
+        assert licence
+        if name not in ("mnist", "fashion-mnist"):
+            data = load(name)
+            assert (train, test) == (f"{len(data.train):,}", f"{len(data.test):,}")
+            assert pixels == "{} × {}".format(*data.shape)
+
+
+def test_the_pages_loader_of_ones_own_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    try:
+        exec(example, {"__name__": "example"})
+        assert capsys.readouterr().out == "torch.Size([800, 64])\n"
+        data = load("stripes")
+        assert len(data.test) == 200 and set(data.test.unique().tolist()) == {0, 1}
+    finally:
+        del DATASETS["stripes"]
 
 
 @pytest.mark.parametrize("name", ["mnist-5k", "sprites"])

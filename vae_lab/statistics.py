@@ -96,7 +96,7 @@ def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
     `bootstrap_interval` gives their uncertainty. Raises ValueError without an item of either kind.
     Source: delong1988comparing.
 
-    >>> auroc_values([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).mean()
+    >>> float(auroc_values([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).mean())
     0.75
     """
     from scipy.stats import rankdata
