@@ -2,9 +2,9 @@
 
     python benchmarks/replicas.py cuda > benchmarks/replicas-NAME.csv
 
-For 1 to 512 replicas of a VAE, the time of a step of `fit` (binarisation, noise, gradients, Adam), and what one
-replica's step costs relative to that of a single model. Prints a CSV that names the device. Needs enough memory
-for the largest model: on an accelerator about 7 GB.
+For 1 to 512 replicas of a VAE, the time of a step of `fit` (binarisation, noise, gradients, Adam), and
+what one replica's step costs relative to that of a single model. Prints a CSV that names the device. Needs
+enough memory for the largest model: on an accelerator about 7 GB.
 """
 
 import csv

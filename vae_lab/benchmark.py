@@ -169,7 +169,7 @@ def _rows(
             "estimator": label,
             "parameter": [name for name, p in given.items() for _ in range(p.numel())],
             "coordinate": [i for p in given.values() for i in range(p.numel())],
-            "exact": torch.cat(truth).double().numpy(),
+            "exact": torch.cat([values.cpu() for values in truth]).double().numpy(),
             "mean": mean,
         }
     )

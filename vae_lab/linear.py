@@ -137,10 +137,10 @@ def optimal_gains(
     return torch.where(better, w2, torch.zeros_like(w2))
 
 
-def _each(name: str, value: Setting, replicas: int) -> Tensor:
-    """One number, or one for each replica, as (R, 1, 1)."""
+def _each(name: str, value: Setting, like: Tensor) -> Tensor:
+    """One number, or one for each replica, as (R, 1, 1), for weights `like` (R, ...)."""
     values = value.tolist() if isinstance(value, Tensor) else value
-    return torch.tensor(per_replica(name, values, replicas), dtype=torch.float64).view(-1, 1, 1)
+    return like.new_tensor(per_replica(name, values, len(like))).view(-1, 1, 1)
 
 
 def _closed_form(
@@ -155,7 +155,7 @@ def _closed_form(
     """Mean terms of the ELBO, each (R,), from q of the mean item (R, 1, Z), what the decoder misses of it at
     the mean z, `gap` (R, 1, D), and the weights V (R, D, Z) and W (R, Z, D)."""
     features, variance, log_t = len(covariance), middle.sigma.square(), 2 * log_scale.flatten()
-    missed = torch.eye(features, dtype=v.dtype) - v @ w
+    missed = torch.eye(features, dtype=v.dtype, device=v.device) - v @ w
     error = (missed * (covariance @ missed)).sum((-2, -1)) + gap.square().sum((-2, -1))
     error = error + (eps_variance * variance @ w.square()).sum((-2, -1))
     reconstruction = -0.5 * (features * (math.log(2 * math.pi) + log_t) + error * (-log_t).exp())
@@ -224,8 +224,8 @@ class LinearVAE(VAE):
         For noise with the given mean and variance, whatever its law: numbers, or one for each replica (R,).
         """
         mean, covariance = _mean_and_covariance(as_items(self, x))
-        first = _each("eps_mean", eps_mean, self.replicas)
-        second = _each("eps_variance", eps_variance, self.replicas)
+        first = _each("eps_mean", eps_mean, self._layer.weight)
+        second = _each("eps_variance", eps_variance, self._layer.weight)
         middle = self.encoder(mean.unsqueeze(0))  # q of the mean item, R, 1, Z
         output = self._layer(middle.mu + middle.sigma * first)
         v, w = self._head.weight[..., : self.latents], self._layer.weight
@@ -235,7 +235,7 @@ class LinearVAE(VAE):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """The exact mean of log p(x) over items `x` (N, D), in nats: (R,)."""
         w, t = self._layer.weight, (2 * self._log_scale).exp()
-        covariance = w.mT @ w + t * torch.eye(self.features, dtype=w.dtype)
+        covariance = w.mT @ w + t * torch.eye(self.features, dtype=w.dtype, device=w.device)
         normal = MultivariateNormal(self._layer.bias.squeeze(1), covariance)
         return normal.log_prob(as_items(self, x).unsqueeze(1)).mean(0)
 
@@ -266,7 +266,7 @@ class LinearVAE(VAE):
             "beta": beta,
             "decoder_l2": decoder_l2,
         }
-        first, second, weight, price = (_each(name, v, self.replicas) for name, v in settings.items())
+        first, second, weight, price = (_each(k, v, self._layer.weight) for k, v in settings.items())
         middle = self.encoder(mean.unsqueeze(0))
         output = self._layer(middle.mu + middle.sigma * first)
         v = torch.linalg.solve(whiten, self._head.weight[..., : self.latents])

@@ -205,16 +205,17 @@ class _Problem:
 
         batch, event = self.q.batch_shape, self.q.event_shape
         place, low, high = _chart(self.q)
-        spare = place(torch.zeros((), dtype=torch.float64))[0]
+        device = next(iter(self.leaves.values())).device
+        spare = place(torch.zeros((), dtype=torch.float64, device=device))[0]
 
         def along(u: Tensor) -> Tensor:
-            # Density and f ∇density by the chart's coordinate: (M,) -> (M, numbers).
-            z, stretch = place(u.view(-1, *[1] * len(batch + event)))
+            # Density and f ∇density by the chart's coordinate: (M,) -> (M, numbers) on the CPU.
+            z, stretch = place(u.to(device).view(-1, *[1] * len(batch + event)))
             z, stretch = (a.expand(len(u), *batch, *event) for a in (z, stretch))
             log_q, f = self.evaluate(z, spare)
             density = log_q.exp() * stretch.reshape(log_q.shape)
             parts = [density, *self.each(z, f * density)]
-            return torch.cat([part.reshape(len(u), -1) for part in parts], dim=1).nan_to_num(0.0)
+            return torch.cat([part.reshape(len(u), -1) for part in parts], dim=1).nan_to_num(0.0).cpu()
 
         def integrand(points: np.ndarray, skew: float) -> np.ndarray:
             # From (−1, 1), with most of the points near the middle, so that none starts by missing q.
@@ -255,7 +256,8 @@ class _Problem:
             whole = whole and (values - rough).abs().max() < 0.05
             if whole and any((values - other).abs().max() <= self.tolerance for other in found):
                 parts = gradient.split([leaf.numel() for leaf in self.leaves.values()])
-                return {n: p.view_as(leaf) for (n, leaf), p in zip(self.leaves.items(), parts, strict=True)}
+                pairs = zip(self.leaves.items(), parts, strict=True)
+                return {n: part.view_as(leaf).to(device) for (n, leaf), part in pairs}
             found.append(values)
         raise NotApplicable(
             f"no exact gradient: quadrature of {type(unwrap(self.q)).__name__} with this cost does not "
@@ -299,7 +301,7 @@ def normal_grid(q: Distribution, step: float, reach: float | None = None) -> tup
     """
     dims, base = q.event_shape.numel(), unwrap(q)
     reach = reach or _REACH[dims]
-    line = torch.arange(-reach, reach + step / 2, step, dtype=torch.float64)
+    line = torch.arange(-reach, reach + step / 2, step, dtype=torch.float64, device=base.loc.device)
     x = torch.cartesian_prod(*[line] * dims).view(-1, dims)
     weights = (-0.5 * x.square().sum(-1)).exp()
     x = x.view(-1, *[1] * len(q.batch_shape), *q.event_shape)
@@ -313,7 +315,9 @@ def normal_grid(q: Distribution, step: float, reach: float | None = None) -> tup
 
 def _counts(q: Distribution, size: int) -> Tensor:
     first = getattr(unwrap(q).support, "lower_bound", 0)
-    z = torch.arange(size, dtype=torch.float64).view(-1, *[1] * len(q.batch_shape + q.event_shape))
+    z = torch.arange(size, dtype=torch.float64, device=q.mean.device).view(
+        -1, *[1] * len(q.batch_shape + q.event_shape)
+    )
     return (z + first).expand(size, *q.batch_shape, *q.event_shape)
 
 
