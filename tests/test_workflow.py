@@ -308,6 +308,7 @@ def test_further_pages_join_where_their_data_are(checkout: Checkout, monkeypatch
     run = checkout.run(*FURTHER)
     assert run.returncode == 0, run.stderr
     assert checkout.executed() == {"one", "one--mnist"}
+    assert "one--mnist: done in" in run.stderr, "a page is called by its own name"
     first, further = ((html / f"{name}.html").read_text() for name in ("one", "one--mnist"))
     assert 'id="fig-one"' in first and 'id="eq-one' not in further
     for text in ('id="fig-one-mnist"', 'href="#fig-one-mnist"', "Chapter one: mnist</h1>", "eq-one-mnist"):

@@ -102,14 +102,14 @@ def execute(notebook: Path, package: Path, output: Path, failed: Path, parameter
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    started, narrator = time.monotonic(), Narrator(notebook.stem)
+    started, narrator = time.monotonic(), Narrator(output.stem)
     # papermill saves after every cell, so its file is private until it is complete.
     running = output.parent.parent / "running"
     for folder in (running, output.parent, failed.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    for left in (failed, *running.glob(f"{notebook.stem}.*.ipynb")):
+    for left in (failed, *running.glob(f"{output.stem}.*.ipynb")):
         left.unlink(missing_ok=True)
-    private = running / f"{notebook.stem}.{os.getpid()}.ipynb"
+    private = running / f"{output.stem}.{os.getpid()}.ipynb"
 
     try:
         with unchanged(notebook, *package.rglob("*.py")):
