@@ -15,6 +15,7 @@ from vae_lab import data as module
 from vae_lab import load
 from vae_lab.data import DATASETS, FASHION_MNIST, DataError, Dataset, read_idx
 from vae_lab.registry import UnknownName
+from workflow import jobs
 
 SIZES = {
     "digits": (1497, 300, (8, 8)),
@@ -56,6 +57,11 @@ def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
     assert torch.equal(grey.train, dynamic.train)
     assert (dynamic.test[grey.test == 0] == 0).all()
     assert (dynamic.test[grey.test == 1] == 1).all()
+
+
+def test_the_workflow_knows_the_same_files_and_places() -> None:
+    assert {module.FASHION_MNIST.name, module.MNIST.name} == set(jobs.DATA_FILES)
+    assert Path(jobs.DATA_SYSTEM) == module.SYSTEM
 
 
 PAGE = (Path(__file__).parent.parent / "book" / "data.md").read_text("utf-8")

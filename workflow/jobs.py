@@ -22,6 +22,9 @@ from typing import Any
 import nbformat
 import yaml
 
+# As in vae_lab.data, which is slow to load; a test compares them.
+DATA_FILES, DATA_SYSTEM = ("fashion-mnist", "mnist"), "/usr/share/datasets"
+
 
 class SourcesChanged(Exception):
     """A source file was edited while a job used it."""
@@ -62,13 +65,13 @@ def unchanged(*sources: Path) -> Iterator[None]:
 
 def absent(parameters: Mapping[str, Any]) -> list[str]:
     """The data sets among the values of `parameters` that are files, and not on this machine: asked without
-    loading the package, which knows the same places."""
-    wanted = [name for name in ("fashion-mnist", "mnist") if name in parameters.values()]
+    loading the package."""
+    wanted = [name for name in DATA_FILES if name in parameters.values()]
     if not wanted:
         return []
     import pooch
 
-    folders = [os.environ.get("VAE_LAB_DATA"), "/usr/share/datasets", pooch.os_cache("vae_lab")]
+    folders = [os.environ.get("VAE_LAB_DATA"), DATA_SYSTEM, pooch.os_cache("vae_lab")]
     return [name for name in wanted if not any((Path(f) / name).is_dir() for f in folders if f)]
 
 
@@ -221,11 +224,11 @@ def copy(source: Path, target: Path) -> None:
 def set_apart(page: Path) -> None:
     """Gives the page NAME--VARIANT a title and labels unlike those of the page NAME of the same notebook."""
     variant, times = page.stem.partition("--")[2], page.stat()
-    notebook = nbformat.read(page, as_version=4)
+    text = page.read_text()
+    notebook = nbformat.reads(text, as_version=4)
     figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
     equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
     labels = "|".join(map(re.escape, filter(None, [*figures, *equations])))
-    text = page.read_text()
     if labels:
         text = re.sub(rf"(?<![\w-])({labels})(?![\w-])", rf"\1-{variant}", text)
     notebook = nbformat.reads(text, as_version=4)
