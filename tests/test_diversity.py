@@ -16,9 +16,10 @@ from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 from torch import Tensor
 from vendi_score import vendi
 
-from vae_lab import NOISES, VAE, diversity
+from vae_lab import NOISES, VAE, diversity, load
 from vae_lab.distributions import DiagonalNormal
 from vae_lab.diversity import (
+    Classifier,
     active_units,
     class_entropy,
     kid,
@@ -552,3 +553,22 @@ def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
     """Measured: 0.9 GB, and 2.0 GB without chunks, which the limit must tell apart."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 1.4e9
+
+
+def test_the_classifier_says_what_its_features_say() -> None:
+    """The last layer, by hand, on the features gives its probabilities; it knows most of the digits."""
+    data = load("digits", None)
+    classifier = Classifier(data)
+    network = classifier.network
+    last, bias = (torch.as_tensor(c[1]).double() for c in (network.coefs_, network.intercepts_))
+    features = classifier.features(data.test)
+    assert features.shape == (300, 128) and (features >= 0).all()
+    probabilities = classifier.probabilities(data.test)
+    torch.testing.assert_close(
+        (features @ last + bias).softmax(1), probabilities.double(), rtol=1e-4, atol=1e-6
+    )
+    assert torch.equal(classifier.features(data.test.view(3, 100, -1)), features.view(3, 100, -1))
+    right = probabilities.argmax(1) == data.test_labels
+    # A tenth is chance; that 300 coins of one half fall so has a probability below 1e-6.
+    assert right.sum() > 195
+    assert torch.equal(Classifier(data).features(data.test), features), "the seed decides"

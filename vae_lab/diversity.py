@@ -8,11 +8,13 @@ n items against m, with D features each: no more than a block of 2^22 pairs is h
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
 
+from .data import Dataset
 from .distributions import DiagonalNormal
 from .networks import VAE, per_replica, replica_seeds
 from .noise import presentations
@@ -317,6 +319,34 @@ def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, fl
         "density": float(balls.double().mean() / k),
         "coverage": float(torch.cat(covered).double().mean()),
     }
+
+
+class Classifier:
+    """A small network that names the class of an image, for its features: one hidden layer of 128 units.
+
+    Trained by scikit-learn on at most 10,000 grey training items of `data`, chosen by `seed`, in seconds.
+    Trap: its features see what tells these classes apart, and little else. Source: pedregosa2011scikit.
+    """
+
+    def __init__(self, data: Dataset, seed: int = 0) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+
+        chosen = torch.randperm(len(data.train), generator=Generator().manual_seed(seed))[:10_000]
+        self.network = MLPClassifier((128,), max_iter=30, alpha=1e-3, early_stopping=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after 30 passes on purpose
+            self.network.fit(data.train[chosen].numpy(), data.train_labels[chosen].numpy())
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the hidden layer makes of images `x` (..., D): (..., 128), float64."""
+        layers = (self.network.coefs_, self.network.intercepts_)
+        weights, biases = (torch.as_tensor(layer[0]).double() for layer in layers)
+        return torch.relu(x.double() @ weights + biases)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Of each class for images `x` (n, D): (n, C), for `class_entropy` and the like."""
+        return torch.as_tensor(self.network.predict_proba(x.numpy()))
 
 
 def class_entropy(probabilities: Tensor) -> float:
