@@ -1,10 +1,14 @@
 """Fixtures for all tests."""
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
+from reader import Visit, chromium, open_page, served
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,3 +27,22 @@ def quick_book() -> Path:
     if run.returncode:
         pytest.fail(f"the quick book could not be built:\n{run.stdout}", pytrace=False)
     return ROOT / "build" / "quick" / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def site(quick_book: Path) -> Iterator[str]:
+    """Address of the built book."""
+    with served(quick_book) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, site: str) -> Callable[[str], Visit]:
+    """Name of a page -> its visit, made once."""
+    return functools.cache(lambda name: open_page(browser, f"{site}{name}.html"))

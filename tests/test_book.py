@@ -7,21 +7,16 @@ what was recorded. The browser resolves no host but the local server's.
 from __future__ import annotations
 
 import base64
-import functools
 import importlib
 import inspect
 import io
-import os
 import pickle
 import pkgutil
 import re
 import runpy
-import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +26,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageColor
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Page
+from reader import Visit, open_page
 from test_project import ORDER
 from torch.distributions import Distribution, Independent
 
@@ -46,75 +42,6 @@ FILES = [chapter["file"] for part in CONTENTS["parts"] for chapter in part["chap
 CHAPTERS = [file for file in FILES if file.startswith("chapters/")]
 PAGES = [CONTENTS["root"], *FILES, "search"]
 FIGURES = 'figure img, .cell_output img, img[src*="_images"]'
-
-
-@dataclass
-class Visit:
-    """A page in the browser, and all that happened while it loaded."""
-
-    page: Page
-    problems: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are recorded in the browser."""
-
-
-@pytest.fixture(scope="module")
-def site(quick_book: Path) -> Iterator[str]:
-    """Address of the built book, served from this process."""
-    handler = functools.partial(QuietHandler, directory=str(quick_book))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
-    executable = next((path for path in map(shutil.which, filter(None, names)) if path), None)
-    if executable is None:
-        pytest.fail("no Chromium found: install it, or name its executable in CHROMIUM")
-    offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    arguments = [offline, "--disable-gpu", "--disable-quic", *["--no-sandbox"] * (os.geteuid() == 0)]
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=executable, args=arguments) as browser,
-    ):
-        yield browser
-
-
-def open_page(browser: Browser, address: str) -> Visit:
-    """Open `address` in a fresh profile and wait until nothing loads any more and formulas are drawn."""
-    visit = Visit(browser.new_context(color_scheme="light").new_page())
-    page, problems = visit.page, visit.problems
-
-    def note_message(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            problems.append(f"console {message.type}: {message.text}")
-
-    def note_response(response: Response) -> None:
-        if response.status >= 400:
-            problems.append(f"status {response.status}: {response.url}")
-
-    page.on("console", note_message)
-    page.on("response", note_response)
-    page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
-    page.on("request", lambda request: visit.requests.append(request.url))
-    page.goto(address, wait_until="load")
-    page.evaluate("window.MathJax?.startup?.promise")
-    page.wait_for_load_state("networkidle")
-    return visit
-
-
-@pytest.fixture(scope="module")
-def visit(browser: Browser, site: str) -> Callable[[str], Visit]:
-    """Name of a page -> its visit, made once."""
-    return functools.cache(lambda name: open_page(browser, f"{site}{name}.html"))
 
 
 def overflow(page: Page) -> int:
