@@ -1,4 +1,4 @@
-"""Notebooks -> executed notebooks -> book.
+"""Notebooks -> executed notebooks -> book -> verdict on its claims.
 
     snakemake                                         the published book
     snakemake --configfile config/quick.yaml          the same from small runs
@@ -30,6 +30,7 @@ if "name" not in config:
 if missing := {"name", "output", "notebooks"} - set(config):
     raise WorkflowError(f"The configuration lacks {', '.join(sorted(missing))}; config/book.yaml shows all keys.")
 
+FAILING, KNOWN = config.get("failing_claims", "error"), config.get("known_failures", {})
 NAME, OUTPUT = config["name"], config["output"]
 PACKAGE = sorted(map(str, Path("vae_lab").rglob("*.py")))
 # A page NAME--VARIANT comes from the notebook NAME, by other parameters, if this machine has the data.
@@ -43,10 +44,33 @@ for name in [name for name in NOTEBOOKS if "--" in name]:
         )
         del NOTEBOOKS[name]
 EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"
+INDEX = f"{OUTPUT}/_build/html/index.html"
+CLAIMS = f"build/{NAME}/claims.json"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
 
 # `exec` makes the job a child of Snakemake itself, whose death it watches for (see workflow/jobs.py).
 JOB = "exec {sys.executable:q} workflow/jobs.py"
+
+
+rule all:
+    input:
+        # All of them: for the sake of the last alone, Snakemake would not make what is missing of the others.
+        expand(EXECUTED, notebook=NOTEBOOKS),
+        INDEX,
+        CLAIMS,
+
+
+rule claims:
+    input:
+        INDEX,  # readers of the book then see which do not hold
+        executed=expand(EXECUTED, notebook=NOTEBOOKS),
+    output:
+        CLAIMS,
+    params:
+        failing=FAILING,
+        known=json.dumps(KNOWN, sort_keys=True),
+    shell:
+        JOB + " claims --parent $PPID {output} {params.failing} {params.known:q} {input.executed}"
 
 
 rule book:
@@ -56,12 +80,14 @@ rule book:
         "requirements.lock",
         executed=expand(EXECUTED, notebook=NOTEBOOKS),
     output:
-        f"{OUTPUT}/_build/html/index.html",
+        INDEX,
     params:
         staged=f"build/{NAME}/source",
         output=OUTPUT,
+        parameters=json.dumps(NOTEBOOKS, sort_keys=True),
     shell:
-        JOB + " book --parent $PPID book vae_lab {params.staged} {params.output} {input.executed}"
+        JOB
+        + " book --parent $PPID book vae_lab {params.staged} {params.output} {params.parameters:q} {input.executed}"
 
 
 rule notebooks:
@@ -102,6 +128,9 @@ onstart:
 
 onerror:
     print(
-        summary({name: (EXECUTED.format(notebook=name), FAILED.format(notebook=name)) for name in NOTEBOOKS}),
+        summary(
+            {name: (EXECUTED.format(notebook=name), FAILED.format(notebook=name)) for name in NOTEBOOKS},
+            INDEX,
+        ),
         file=sys.stderr,
     )

@@ -14,6 +14,7 @@ import torch
 from vae_lab import data as module
 from vae_lab import load
 from vae_lab.data import DATASETS, FASHION_MNIST, DataError, Dataset, read_idx
+from vae_lab.notebook import CLAIM_MIME
 from vae_lab.registry import UnknownName
 from workflow import jobs
 
@@ -62,6 +63,7 @@ def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
 def test_the_workflow_knows_the_same_files_and_places() -> None:
     assert {module.FASHION_MNIST.name, module.MNIST.name} == set(jobs.DATA_FILES)
     assert Path(jobs.DATA_SYSTEM) == module.SYSTEM
+    assert jobs.CLAIM_MIME == CLAIM_MIME
 
 
 PAGE = (Path(__file__).parent.parent / "book" / "data.md").read_text("utf-8")

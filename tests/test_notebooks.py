@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME
+from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -75,8 +75,7 @@ def test_every_figure_has_a_name_a_caption_and_alt_text(path: Path) -> None:
 
 
 def outputs(path: Path, mime: str) -> list[Any]:
-    cells = nbformat.read(path, as_version=4).cells
-    return [o.data[mime] for c in cells for o in c.get("outputs", []) if mime in o.get("data", {})]
+    return recorded(nbformat.read(path, as_version=4), mime)
 
 
 @each_notebook

@@ -1,6 +1,7 @@
 """The workflow in a small checkout of its own, with notebooks that wait, fail and die on demand."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -31,6 +32,14 @@ while not pathlib.Path("gate").exists():
     time.sleep(0.05)"""
 
 
+BOOK = {
+    "title": "Book",
+    "author": "Nobody",
+    "execute": {"execute_notebooks": "off"},
+    "sphinx": {"config": {"suppress_warnings": ["mystnb.unknown_mime_type"]}},  # claims, without our extension
+}
+
+
 class Checkout:
     """A checkout with the project's workflow and little else."""
 
@@ -41,7 +50,7 @@ class Checkout:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.write("requirements.lock", "")
         self.write("vae_lab/__init__.py", "OFFSET = 1\n")
-        self.write("book/_config.yml", "title: Book\nauthor: Nobody\nexecute: {execute_notebooks: 'off'}\n")
+        self.write("book/_config.yml", yaml.dump(BOOK))
         self.write("book/index.md", "# Welcome\n")
 
     def write(self, path: str, text: str) -> None:
@@ -67,8 +76,14 @@ class Checkout:
         self.write("book/_toc.yml", yaml.dump({"format": "jb-book", "root": "index", "chapters": chapters}))
         self.configure(**dict.fromkeys(cells))
 
-    def configure(self, name: str = "book", output: str = "book", **notebooks: Any) -> None:
-        config = {"name": name, "output": output, "notebooks": notebooks}
+    def configure(
+        self,
+        name: str = "book",
+        output: str = "book",
+        settings: dict[str, Any] | None = None,
+        **notebooks: Any,
+    ) -> None:
+        config = {"name": name, "output": output, "notebooks": notebooks, **(settings or {})}
         self.write(f"config/{name}.yaml", yaml.dump(config))
 
     @contextlib.contextmanager
@@ -272,6 +287,64 @@ def test_a_book_with_a_warning_is_no_book(checkout: Checkout) -> None:
     checkout.write("book/index.md", page)
     assert checkout.succeeds() == set()
     assert index.exists()
+
+
+CLAIM = """from IPython.display import display
+claim = {"sentence": "Seeds are small.", "value": f"{seed}", "holds": seed < 5, "evidence": "one seed"}
+display({"text/plain": "a claim", "application/vnd.vae-lab.claim+json": claim}, raw=True)"""
+
+
+def test_a_claim_that_does_not_hold_is_published_and_fails_the_run(checkout: Checkout) -> None:
+    """The book shows it, the command fails and says which; a known one, or a small run, passes."""
+    checkout.notebooks(one=CLAIM, two=CLAIM)
+    collected = checkout.folder / "build/book/claims.json"
+    assert checkout.succeeds() == {"one", "two"}
+    assert [claim["holds"] for claim in json.loads(collected.read_text())] == [True, True]
+
+    checkout.configure(one={"seed": 7}, two=None)
+    for _ in range(2):  # a second try must not pass because nothing changed since the first
+        run = checkout.run()
+        assert run.returncode != 0
+        assert "these do not hold:\n  one: Seeds are small. 7 (one seed)\n" in run.stderr
+        assert "the book is built (book/_build/html/index.html), with the faults named above" in run.stderr
+        assert not collected.exists()
+        assert (checkout.folder / "book/_build/html/chapters/one.html").exists()
+
+    known = {"one": ["Seeds are small."]}
+    checkout.configure(one={"seed": 7}, two=None, settings={"known_failures": known})
+    assert checkout.succeeds() == set()
+    assert [claim["holds"] for claim in json.loads(collected.read_text())] == [False, True]
+
+    known["two"] = ["Seeds are large."]
+    checkout.configure(one={"seed": 7}, two=None, settings={"known_failures": known})
+    run = checkout.run()
+    assert run.returncode != 0
+    assert "two makes no such claim: Seeds are large." in run.stderr
+
+    checkout.configure(one={"seed": 7}, two=None, settings={"failing_claims": "shown"})
+    assert checkout.succeeds() == set()
+
+
+def test_a_book_is_not_built_from_results_of_other_sources(checkout: Checkout) -> None:
+    """An executed notebook records what it came from; one from elsewhere is refused."""
+    checkout.notebooks(one=VALUE)
+    checkout.succeeds()
+    executed = checkout.folder / "build/book/notebooks/one.ipynb"
+    record = json.loads(executed.read_text())["metadata"]["sources"]
+    assert record["parameters"] == {}
+    assert record["lock"] == hashlib.sha256(b"").hexdigest()
+    before = executed.read_text()
+    changed = {"notebook": "0" * 64, "package": "0" * 64, "lock": "0" * 64, "parameters": {"seed": 9}}
+    for key, value in changed.items():
+        content = json.loads(before)
+        content["metadata"]["sources"][key] = value
+        executed.write_text(json.dumps(content))
+        checkout.write("book/index.md", f"# Welcome {key}\n")
+        run = checkout.run()
+        assert run.returncode != 0
+        assert f"not those of the present sources: build/book/notebooks/one.ipynb ({key})" in run.stderr
+    executed.unlink()
+    assert checkout.succeeds() == {"one"}
 
 
 LABELLED = """from matplotlib import pyplot

@@ -192,6 +192,12 @@ def provenance(notebook: str) -> None:
     display({"text/html": page, "text/plain": plain, PROVENANCE_MIME: asdict(record)}, raw=True)
 
 
+def recorded(notebook: Mapping[str, Any], mime: str) -> list[dict[str, Any]]:
+    """All records of one kind in an executed notebook, in order: its claims, for `CLAIM_MIME`."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
+
+
 def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:
     """The one command that runs `notebook` with these parameters.
 

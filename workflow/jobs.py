@@ -1,6 +1,6 @@
-"""The two jobs of the Snakefile: execute a notebook, build the book.
+"""The jobs of the Snakefile: execute a notebook, build the book, look at its claims.
 
-Both promise that
+All promise that
 
 - they stop when the Snakemake that started them stops, even by SIGKILL, so that a new run is alone;
 - what lies at their destination is complete and came from sources that did not change meanwhile.
@@ -22,8 +22,10 @@ from typing import Any
 import nbformat
 import yaml
 
-# As in vae_lab.data, which is slow to load; a test compares them.
+# As in vae_lab.data and vae_lab.notebook, which are slow to load; a test compares them.
 DATA_FILES, DATA_SYSTEM = ("fashion-mnist", "mnist"), "/usr/share/datasets"
+CLAIM_MIME = "application/vnd.vae-lab.claim+json"
+LOCK = Path("requirements.lock")
 
 
 class SourcesChanged(Exception):
@@ -75,6 +77,19 @@ def absent(parameters: Mapping[str, Any]) -> list[str]:
     return [name for name in wanted if not any((Path(f) / name).is_dir() for f in folders if f)]
 
 
+def sources(notebook: Path, package: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of a notebook follow from: its parameters, and the SHA-256 of all that it uses."""
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return {
+        "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
+        "package": code.hexdigest(),
+        "lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
+        "parameters": dict(parameters),
+    }
+
+
 class Narrator:
     """Reports a notebook's progress in whole lines, readable when several notebooks run at once."""
 
@@ -115,7 +130,8 @@ def execute(notebook: Path, package: Path, output: Path, failed: Path, parameter
     private = running / f"{output.stem}.{os.getpid()}.ipynb"
 
     try:
-        with unchanged(notebook, *package.rglob("*.py")):
+        with unchanged(notebook, LOCK, *package.rglob("*.py")):
+            used = sources(notebook, package, parameters)
             cells = nbformat.read(notebook, as_version=4).cells
             narrator.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in cells)
             narrator.cells += bool(parameters)  # papermill adds a cell with them
@@ -143,6 +159,8 @@ def execute(notebook: Path, package: Path, output: Path, failed: Path, parameter
     executed.metadata.setdefault("papermill", {})["output_path"] = str(target)
     if failure:
         executed.metadata["failure"] = failure
+    else:
+        executed.metadata["sources"] = used
     nbformat.write(executed, private)
     os.replace(private, target)
 
@@ -159,8 +177,8 @@ def describe(failure: Mapping[str, Any]) -> str:
     return f"{place}{failure['error']}: {message}"
 
 
-def summary(notebooks: Mapping[str, tuple[str, str]]) -> str:
-    """What went wrong, from where each notebook's (executed, failed) files lie."""
+def summary(notebooks: Mapping[str, tuple[str, str]], index: str) -> str:
+    """What went wrong, from where each notebook's (executed, failed) files lie, and the book's first page."""
     lines = []
     for name, (executed, failed) in notebooks.items():
         if Path(executed).exists():
@@ -170,14 +188,37 @@ def summary(notebooks: Mapping[str, tuple[str, str]]) -> str:
             lines += [f"  {name}: {describe(failure)}", f"      kept at {failed}"]
         else:
             lines += [f"  {name}: interrupted, killed, out of memory, or not asked for"]
+    if not lines and Path(index).exists():
+        return f"\nAll notebooks ran and the book is built ({index}), with the faults named above."
     if not lines:
         return "\nAll notebooks ran; the book could not be built, for the reasons above."
     return "\n".join(["", "These notebooks failed (the others are done):", *lines])
 
 
-def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: list[Path]) -> int:
+def build_book(
+    book: Path,
+    package: Path,
+    staged: Path,
+    output: Path,
+    parameters: Mapping[str, Mapping[str, Any]],
+    chapters: list[Path],
+) -> int:
     """Builds the book from `book`, the executed `chapters` and, for the pages made from it, `package`; any
-    warning is an error."""
+    warning is an error. So is a chapter that was not executed from the present sources and `parameters`."""
+    stale = []
+    for chapter in chapters:
+        notebook = Path("notebooks", f"{chapter.stem.partition('--')[0]}.ipynb")
+        record = json.loads(chapter.read_text())["metadata"].get("sources", {})
+        now = sources(notebook, package, parameters[chapter.stem])
+        changed = ", ".join(key for key in now if now[key] != record.get(key))
+        stale += [f"{chapter} ({changed})"] if changed else []
+    if stale:
+        sys.stderr.write(
+            f"book: these results are not those of the present sources: {'; '.join(stale)}. "
+            "Delete the files and run again.\n"
+        )
+        return 1
+
     built = output / "_build"
     unfinished, doctrees = built / ".unfinished", built / ".doctrees" / "environment.pickle"
     # Sphinx re-reads the pages that changed, and those that say they depend on the package when that changed.
@@ -212,6 +253,39 @@ def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: 
         return 1
     unfinished.unlink()
     sys.stderr.write(f"book: {built / 'html' / 'index.html'}\n")
+    return 0
+
+
+def check_claims(output: Path, failing: str, known: Mapping[str, list[str]], chapters: list[Path]) -> int:
+    """Writes all claims of the executed `chapters` to `output`, and names those that do not hold.
+
+    They are an error if `failing` is "error", unless `known` lists their sentence under their page; so is a
+    sentence in `known` that its page does not claim.
+    """
+    claims = []
+    for chapter in chapters:
+        for cell in nbformat.read(chapter, as_version=4).cells:
+            data = [o.data[CLAIM_MIME] for o in cell.get("outputs", []) if CLAIM_MIME in o.get("data", {})]
+            claims += [{"page": chapter.stem, **claim} for claim in data]
+    problems = [
+        f"  {claim['page']}: {claim['sentence']} {claim['value']} ({claim['evidence']})"
+        for claim in claims
+        if failing == "error" and not claim["holds"]
+        if claim["sentence"] not in known.get(claim["page"], [])
+    ]
+    for page, sentences in known.items():
+        made = {claim["sentence"] for claim in claims if claim["page"] == page}
+        problems += [
+            f"  {page} makes no such claim: {text}" for text in sentences if made and text not in made
+        ]
+    if problems:
+        sys.stderr.write("\n".join(["claims: these do not hold:", *problems, ""]))
+        return 1
+    private = output.with_name(f"{output.name}.{os.getpid()}")
+    private.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
+    os.replace(private, output)
+    held = sum(claim["holds"] for claim in claims)
+    sys.stderr.write(f"claims: {held} of {len(claims)} hold\n")
     return 0
 
 
@@ -279,17 +353,23 @@ def main() -> int:
     job.add_argument("output", type=Path)
     job.add_argument("failed", type=Path, help="where a failing notebook is kept")
     job.add_argument("parameters", type=json.loads, help="a JSON object")
-    job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
     job = jobs.add_parser("book", help="build the book")
     job.add_argument("book", type=Path)
     job.add_argument("package", type=Path, help="folder of the code that the book describes")
     job.add_argument("staged", type=Path)
     job.add_argument("output", type=Path)
+    job.add_argument("parameters", type=json.loads, help="a JSON object: those of each chapter")
     job.add_argument("chapters", type=Path, nargs="+")
-    job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
+    job = jobs.add_parser("claims", help="collect the claims, and see whether they hold")
+    job.add_argument("output", type=Path)
+    job.add_argument("failing", choices=["error", "shown"], help="what a claim is that does not hold")
+    job.add_argument("known", type=json.loads, help="a JSON object: sentences of each page that are no error")
+    job.add_argument("chapters", type=Path, nargs="+")
+    for job in jobs.choices.values():
+        job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
     args = vars(parser.parse_args())
     stop_with(args.pop("parent"))
-    return {"notebook": execute, "book": build_book}[args.pop("job")](**args)
+    return {"notebook": execute, "book": build_book, "claims": check_claims}[args.pop("job")](**args)
 
 
 if __name__ == "__main__":

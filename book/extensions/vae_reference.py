@@ -212,8 +212,8 @@ def link(name: str, thing: Any) -> str:
 
 
 def table(caption: str, name: str, header: Sequence[str], rows: Iterable[Sequence[list[str]]]) -> str:
-    """A numbered table, whose cells are lists of paragraphs."""
-    lines = [f".. list-table:: {caption}", "   :header-rows: 1"]
+    """A table, numbered if it has a caption, whose cells are lists of paragraphs."""
+    lines = [f".. list-table:: {caption}".rstrip(), "   :header-rows: 1"]
     lines += [f"   :name: table-{name}", f"   :class: vae-{name}"]
     for row in [[[title] for title in header], *rows]:
         for start, cell in zip(["   * -", *["     -"] * len(row)], row, strict=False):

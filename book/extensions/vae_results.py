@@ -1,0 +1,116 @@
+"""Pages that are made from the executed notebooks: all claims with verdicts, and how long each page took.
+
+`.. from-results:: WHAT` writes them. Each claim on a page is a target, so that the list can lead to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from vae_reference import table
+
+from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, recorded
+
+
+def label(page: str, number: int) -> str:
+    return f"claim-{page.lower().replace('_', '-')}-{number}"
+
+
+def name_claims(app: Sphinx, doctree: nodes.document) -> None:
+    """Give each claim of a chapter a label."""
+    page, domain = app.env.docname, app.env.get_domain("std")
+    raw = doctree.findall(nodes.raw)
+    boxes = [node for node in raw if node.astext().startswith('<div class="vae-claim ')]
+    for number, box in enumerate(boxes, start=1):
+        name = label(page.rpartition("/")[2], number)
+        box.parent.insert(box.parent.index(box), nodes.target("", "", ids=[name]))
+        domain.anonlabels[name] = page, name
+        domain.labels[name] = page, name, name
+
+
+def literal(text: str) -> str:
+    """Text that reStructuredText shows as it stands."""
+    return re.sub(r"([\\`*_|<>:])", r"\\\1", text)
+
+
+class Page:
+    """An executed notebook of the book."""
+
+    def __init__(self, path: Path) -> None:
+        notebook = nbformat.read(path, as_version=4)
+        self.name, self.path = path.stem, path
+        self.title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+        self.claims = recorded(notebook, CLAIM_MIME)
+        (self.provenance,) = recorded(notebook, PROVENANCE_MIME)
+        self.link = f":doc:`/chapters/{self.name}`"
+
+
+def claims_table(name: str, rows: Iterable[tuple[Page, int]]) -> str:
+    cells = []
+    for page, number in rows:
+        claim = page.claims[number]
+        verdict = ":holds:`Holds`" if claim["holds"] else ":fails:`Does not hold`"
+        sentence = f":ref:`{literal(claim['sentence'])} <{label(page.name, number + 1)}>`"
+        numbers = f"**{literal(claim['value'])}** · {literal(claim['evidence'])}"
+        cells.append(([verdict], [sentence], [numbers]))
+    return table("", f"claims-{name}", ["Verdict", "Claim", "Numbers"], cells)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def timings_table(pages: list[Page]) -> str:
+    rows = []
+    for page in pages:
+        record = page.provenance
+        versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "torch"))
+        rows.append(([page.link], [duration(record["seconds"])], [literal(record["machine"])], [versions]))
+    total = duration(sum(page.provenance["seconds"] for page in pages))
+    rows.append((["all, one after the other"], [total], ["–"], ["–"]))
+    return table("How long each page took.", "timings", ["Page", "Time", "Machine", "Versions"], rows)
+
+
+class FromResults(SphinxDirective):
+    """`.. from-results:: WHAT`: `claims` or `timings` of the chapters of this book."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        found = Path(self.env.srcdir, "chapters").glob("*.ipynb")
+        paths = sorted(found, key=lambda path: ("--" in path.stem, path.stem))  # further pages last
+        for path in paths:
+            self.env.note_dependency(str(path))
+        pages = [Page(path) for path in paths]
+        return getattr(self, self.arguments[0])(pages)
+
+    def timings(self, pages: list[Page]) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(timings_table(pages))
+
+    def claims(self, pages: list[Page]) -> list[nodes.Node]:
+        found = [(page, number) for page in pages for number in range(len(page.claims))]
+        failing = [(page, number) for page, number in found if not page.claims[number]["holds"]]
+        roles = ".. role:: holds\n   :class: vae-holds\n\n.. role:: fails\n   :class: vae-fails\n\n"
+        held = f"{len(found) - len(failing)} of {len(found)} claims on {len(pages)} pages hold"
+        held += ". These do not:\n\n" + claims_table("failing", failing) if failing else "."
+        shown = self.parse_text_to_nodes(roles + held)
+        for page in pages:
+            section = nodes.section(ids=[f"claims-of-{nodes.make_id(page.name)}"])
+            section += nodes.title("", page.title)
+            rows = [(page, number) for number in range(len(page.claims))]
+            section += self.parse_text_to_nodes(roles + claims_table(page.name, rows))
+            shown.append(section)
+        return shown
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("from-results", FromResults)
+    app.connect("doctree-read", name_claims)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
