@@ -18,7 +18,9 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120  # seconds, for anything that should happen soon
@@ -36,7 +38,9 @@ BOOK = {
     "title": "Book",
     "author": "Nobody",
     "execute": {"execute_notebooks": "off"},
-    "sphinx": {"config": {"suppress_warnings": ["mystnb.unknown_mime_type"]}},  # claims, without our extension
+    "sphinx": {
+        "config": {"suppress_warnings": ["mystnb.unknown_mime_type"]}
+    },  # claims, without our extension
 }
 
 
@@ -345,6 +349,46 @@ def test_a_book_is_not_built_from_results_of_other_sources(checkout: Checkout) -
         assert f"not those of the present sources: build/book/notebooks/one.ipynb ({key})" in run.stderr
     executed.unlink()
     assert checkout.succeeds() == {"one"}
+
+
+def test_results_that_changed_are_listed(tmp_path: Path) -> None:
+    """Claims and numbers of the text: changed, gone and new ones, and none that stayed."""
+
+    def write(folder: str, **values: str) -> None:
+        claim = {
+            "sentence": "p(x|z) is large.",
+            "value": values["p"],
+            "holds": values["p"] > "2",
+            "evidence": "-",
+        }
+        outputs = [new_output("display_data", {"text/plain": "", jobs.CLAIM_MIME: claim})]
+        for name, value in values.items():
+            data = {"application/papermill.record/text/plain": value}
+            outputs.append(new_output("display_data", data, metadata={"scrapbook": {"name": name}}))
+        (tmp_path / folder).mkdir()
+        notebook = new_notebook(cells=[new_code_cell("", outputs=outputs)])
+        nbformat.write(notebook, tmp_path / folder / "one.ipynb")
+
+    def changes(before: str, after: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "workflow/changes.py", before, after]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    write("old", p="1", same="0.123456789", gone="'text'")
+    write("new", p="3", same="0.123456788", come="2")
+    assert changes("old", "old").stdout == "0 of 4 results changed.\n"
+    assert changes("old", "new").stdout.splitlines() == [
+        "4 of 5 results changed.",
+        "",
+        "| page | result | before | after |",
+        "|---|---|---|---|",
+        r"| one | p(x\|z) is large. | 1 (does not hold) | 3 (holds) |",
+        "| one | `p` | 1 | 3 |",
+        "| one | `gone` | text | – |",
+        "| one | `come` | – | 2 |",
+    ]
+    refused = changes("old", "nowhere")
+    assert refused.returncode != 0
+    assert "nowhere holds no executed notebooks" in refused.stderr
 
 
 LABELLED = """from matplotlib import pyplot

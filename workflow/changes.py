@@ -1,0 +1,66 @@
+"""Which results differ between two folders of executed notebooks: `python workflow/changes.py BEFORE AFTER`.
+
+Prints a table in Markdown, of claims (verdict and value) and of the numbers that stand in the text.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from jobs import CLAIM_MIME
+
+GLUED = "application/papermill.record/"
+
+
+def results(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
+    """(page, name of the result) -> the result as the page shows it."""
+    for path in sorted(folder.glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                data, name = (
+                    output.get("data", {}),
+                    output.get("metadata", {}).get("scrapbook", {}).get("name"),
+                )
+                if CLAIM_MIME in data:
+                    claim = data[CLAIM_MIME]
+                    verdict = "holds" if claim["holds"] else "does not hold"
+                    yield (path.stem, claim["sentence"]), f"{claim['value']} ({verdict})"
+                elif name and f"{GLUED}text/plain" in data:
+                    yield (path.stem, f"`{name}`"), rounded(data[f"{GLUED}text/plain"].strip("'\""))
+
+
+def rounded(text: str) -> str:
+    """As a page would show a number."""
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def table(before: Path, after: Path) -> str:
+    """The results that changed, came or went, in Markdown."""
+    old, new = dict(results(before)), dict(results(after))
+    rows = [[*key, old.get(key, "–"), new.get(key, "–")] for key in old | new if old.get(key) != new.get(key)]
+    lines = [f"{len(rows)} of {len(old | new)} results changed."]
+    if rows:
+        lines += ["", "| page | result | before | after |", "|---|---|---|---|"]
+    cells = ([" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in rows)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    args = parser.parse_args()
+    for folder in (args.before, args.after):
+        if not any(folder.glob("*.ipynb")):
+            parser.error(f"{folder} holds no executed notebooks, which a run leaves in build/NAME/notebooks")
+    print(table(args.before, args.after))
+
+
+if __name__ == "__main__":
+    main()
