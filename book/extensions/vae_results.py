@@ -71,8 +71,8 @@ def timings_table(pages: list[Page]) -> str:
     rows = []
     for page in pages:
         record = page.provenance
-        versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "torch"))
-        rows.append(([page.link], [duration(record["seconds"])], [literal(record["machine"])], [versions]))
+        versions = [f"{name} {record['versions'][name]}" for name in ("python", "torch")]
+        rows.append(([page.link], [duration(record["seconds"])], [literal(record["machine"])], versions))
     total = duration(sum(page.provenance["seconds"] for page in pages))
     rows.append((["all, one after the other"], [total], ["–"], ["–"]))
     return table("How long each page took.", "timings", ["Page", "Time", "Machine", "Versions"], rows)
