@@ -1,0 +1,90 @@
+"""What the pages around the chapters say, and the code that they show."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from pages import code, sections
+
+EXERCISES = sections("exercises", level=3)
+
+
+def test_exercises_are_numbered_and_graded() -> None:
+    assert len(EXERCISES) >= 12
+    assert [title.split(".")[0] for title in EXERCISES] == [str(i + 1) for i in range(len(EXERCISES))]
+    grades = [re.match(r"\s*\*(Warm-up|Core|Stretch)\.\* ", text) for text in EXERCISES.values()]
+    assert all(grades)
+    assert {grade[1] for grade in grades if grade} == {"Warm-up", "Core", "Stretch"}
+
+
+@pytest.mark.parametrize("title", EXERCISES)
+def test_the_solution_is_true(title: str) -> None:
+    """Its code runs as written, within seconds, and checks what the text states: each number with a decimal
+    point in the text stands in the code, too."""
+    question, found, solution = EXERCISES[title].partition(
+        f":::{{dropdown}} Solution of exercise {title.split('.')[0]}\n"
+    )
+    assert found and not code(question)
+    (program,) = code(solution)
+    assert "\nassert " in program or "\n    assert " in program
+    text = solution.replace(program, "")
+    assert [number for number in re.findall(r"\d+\.\d+", text) if number not in program] == []
+    start = time.process_time()
+    exec(compile(program, title, "exec"), {"__name__": "solution"})
+    assert time.process_time() - start < 20
+
+
+QUESTIONS = """\
+How does the trick work, and why is it needed?
+Is sampling used in training, at test time, or both?
+Why is μ + σε distributed as N(μ, σ²)?
+Why not μ + σ?
+Why does the encoder output log σ² or log σ?
+exp(logvar) or exp(½ logvar)?
+(ε + μ)σ or σε + μ?
+Is one sample enough?
+Does REINFORCE work too?
+Why does the trick lower variance?
+Always?
+Is it biased?
+What of the score term; STL and DReG?
+Why is the gradient of an expectation hard at all?
+Why not for discrete z?
+What do Gumbel-softmax and its temperature cost?
+Which distributions can be reparameterized?
+sample or rsample?
+How do two identical heads become μ and log σ?
+Why the KL to N(0, I)?
+KL weight: sum or mean over dimensions and pixels?
+Does minimising the KL cause collapse?
+Why are the images blurry?
+At test time, μ or a sample?
+Why can we generate from N(0, I)?""".splitlines()
+ANSWERS = sections("faq", level=3)
+PROOF = r"\{(?:numref|eq|doc)\}`"
+
+
+def test_all_questions_are_asked_in_order() -> None:
+    assert list(ANSWERS) == QUESTIONS
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_answer_is_short_and_points_to_its_proof(question: str) -> None:
+    text = ANSWERS[question]
+    assert re.search(PROOF, text)
+    words = re.sub(r"\{\w+\}`[^`]*`", "LINK", re.sub(r"\s+", " ", text)).strip()
+    assert 2 <= len(re.findall(r"[.?!](?= [A-Z\[$`]|$)", words)) <= 6
+    without_formulas = re.sub(r"\$[^$]*\$|`[^`]*`", "", words)
+    assert not re.search(r"\d+\.\d|\d\s*%", without_formulas), "results come by link"
+
+
+def test_the_glossary_is_complete_and_its_first_sentences_are_plain() -> None:
+    """A first sentence is shown by itself, as text, where a term is used."""
+    entries = re.findall(r"^(\S.*)\n  (\S.*)$", sections("glossary", level=1)["Glossary"], re.MULTILINE)
+    assert len(entries) >= 45
+    for term, text in entries:
+        first = re.split(r"(?<=\.)\s", text)[0]
+        assert first.endswith(".") and not set("${`") & set(first), term
+        assert re.search(r"\{(?:numref|eq|doc|ref|py:func|py:mod)\}`", text), term
