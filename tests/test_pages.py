@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pages import code, sections
+from reader import Visit
 
 EXERCISES = sections("exercises", level=3)
 
@@ -88,3 +92,53 @@ def test_the_glossary_is_complete_and_its_first_sentences_are_plain() -> None:
         first = re.split(r"(?<=\.)\s", text)[0]
         assert first.endswith(".") and not set("${`") & set(first), term
         assert re.search(r"\{(?:numref|eq|doc|ref|py:func|py:mod)\}`", text), term
+
+
+def test_a_term_is_explained_where_it_is_used(visit: Callable[[str], Visit]) -> None:
+    """To the pointer, to the keyboard and to screen readers, until Escape."""
+    page = visit("chapters/04_estimators").page
+    link, note = page.locator("a:has(> .std-term)", has_text="baseline").first, page.locator("#definition")
+    definition = (
+        "A number that is subtracted from the cost in a score-function gradient to lower its variance."
+    )
+    assert link.get_attribute("aria-description") == definition
+    link.scroll_into_view_if_needed()
+    assert not note.is_visible()
+    link.hover()
+    assert note.is_visible() and note.inner_text() == definition
+    note.hover()  # the note itself does not take it away
+    page.wait_for_timeout(400)
+    assert note.is_visible()
+    page.keyboard.press("Escape")
+    assert not note.is_visible()
+    page.mouse.move(0, 0)
+    before = page.locator("a:has(> .std-term)").first
+    before.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    assert note.is_visible()
+    box, width = note.bounding_box(), page.viewport_size["width"]
+    assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+    before.blur()
+    assert not note.is_visible()
+
+
+def test_without_scripts_a_term_has_its_definition_as_title(quick_book: Path) -> None:
+    links = re.findall(r"<a ([^>]*)><span class=\"[^\"]*std-term", (quick_book / "intro.html").read_text())
+    assert len(links) >= 3
+    assert [link for link in links if not re.search(r'title="[A-Z].{20,}\."', link)] == []
+
+
+def test_solutions_are_closed_and_have_names_of_their_own(visit: Callable[[str], Visit]) -> None:
+    solutions = visit("exercises").page.locator("details")
+    names = [text.strip() for text in solutions.locator("summary").all_inner_texts()]
+    assert names == [f"Solution of exercise {i + 1}" for i in range(len(EXERCISES))]
+    assert solutions.locator("pre").first.is_visible() is False
+    solutions.first.locator("summary").focus()
+    solutions.first.locator("summary").press("Enter")
+    assert solutions.locator("pre").first.is_visible()
+
+
+def test_the_newest_change_is_this_version(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert next(iter(sections("changes"))) == project["version"]
