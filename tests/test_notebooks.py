@@ -229,7 +229,7 @@ def test_a_page_of_ones_own_joins_the_book(tmp_path: Path) -> None:
     program, *options = shlex.split(command)
     assert options[-1] == "config/mine.yaml"
     options[-1] = str(tmp_path / "mine.yaml")
-    plan = [sys.executable, "-m", program, *options, "--dry-run"]
+    plan = [sys.executable, "-m", program, *options, "--dry-run", "--quiet", "host"]
     shutil.copytree(ROOT, tmp_path / "work", ignore=shutil.ignore_patterns(".*", "build", "_build"))
     run = subprocess.run(plan, cwd=tmp_path / "work", capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

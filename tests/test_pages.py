@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 import tomllib
@@ -142,3 +143,10 @@ def test_solutions_are_closed_and_have_names_of_their_own(visit: Callable[[str],
 def test_the_newest_change_is_this_version(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert next(iter(sections("changes"))) == project["version"]
+
+
+def test_pages_with_terms_are_made_again_when_the_glossary_changes(quick_book: Path) -> None:
+    with (quick_book.parent / ".doctrees" / "environment.pickle").open("rb") as file:
+        dependencies = pickle.load(file).dependencies
+    for page in ("intro", "chapters/03_vae"):
+        assert "glossary.md" in {Path(path).name for path in dependencies[page]}
