@@ -494,19 +494,6 @@ See :cite:t:`williams1992simple`; raises :py:obj:`NotApplicable <vae_lab.costs.N
     assert "\n".join(lines) == page
 
 
-def test_the_example_of_ones_own_estimator_works() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (BOOK / "estimators.md").read_text("utf-8"), re.DOTALL)
-    exec(example, vars(vae_lab.estimators) | {"__name__": "example"})
-    try:
-        own = ESTIMATORS["pathwise_twice"]
-        q = Independent(torch.distributions.Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1)
-        assert own(q, lambda z: z.sum(-1), 3).shape == (3, 4)
-        assert own.evaluations(3, q) == 6
-        assert own.summary == "Pathwise with two draws for each sample."
-    finally:
-        del ESTIMATORS["pathwise_twice"]
-
-
 def test_mentions_no_repository_until_its_address_is_set(visit: Callable[[str], Visit]) -> None:
     address = yaml.safe_load((BOOK / "_config.yml").read_text("utf-8"))["repository"]["url"]
     page = visit(CHAPTERS[0]).page

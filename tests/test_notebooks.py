@@ -4,6 +4,8 @@ import ast
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from pages import code, sections
 
 from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, recorded
 
@@ -140,22 +143,6 @@ def test_the_injected_parameters_are_the_ones_used(two_runs: list[Path]) -> None
     assert "-r dataset digits -p epochs 3 -p replicas 2" in record["command"]
 
 
-def test_an_estimator_from_a_cell_joins_every_table(tmp_path: Path) -> None:
-    """The cell that chapter 4 shows, put into the chapter."""
-    notebook = nbformat.read(ROOT / "notebooks" / "04_estimators.ipynb", as_version=4)
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    (code,) = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)
-    place = 1 + next(i for i, cell in enumerate(notebook.cells) if "check_parameters(" in cell.source)
-    notebook.cells.insert(place, nbformat.v4.new_code_cell(code))
-    nbformat.write(notebook, tmp_path / "forked.ipynb")
-    run = papermill(tmp_path / "forked.ipynb", tmp_path / "out.ipynb", "-p", "replicates", "2000")
-    assert run.returncode == 0, run.stderr
-    tables = [page for page in outputs(tmp_path / "out.ipynb", "text/html") if "<table" in page]
-    assert sum("pathwise_twice" in page for page in tables) >= 3, "normal, gamma, and the price list"
-    figures = outputs(tmp_path / "out.ipynb", "image/svg+xml")
-    assert any("pathwise twice" in figure for figure in figures)
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -176,19 +163,74 @@ def test_bad_parameters_stop_the_run_before_any_compute(
     assert last == 4, "imports, parameters, papermill's parameters, and the check that fails"
 
 
-def test_a_noise_law_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
-    """The cell that the page on forking shows, put into chapter 9."""
-    page = (ROOT / "book" / "fork.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    notebook = nbformat.read(ROOT / "notebooks" / "09_epsilon_ablation.ipynb", as_version=4)
-    place = 1 + next(i for i, cell in enumerate(notebook.cells) if "check_parameters(" in cell.source)
-    notebook.cells.insert(place, nbformat.v4.new_code_cell(code))
-    nbformat.write(notebook, tmp_path / "forked.ipynb")
-    quick = yaml.safe_load((ROOT / "config" / "quick.yaml").read_text())["notebooks"]["09_epsilon_ablation"]
-    options = [word for key, value in quick.items() for word in ("-p", key, str(value))]
-    run = papermill(tmp_path / "forked.ipynb", tmp_path / "out.ipynb", *options)
+# Forks: the examples of the page on forking, as they stand there.
+
+FORKS = sections("fork", level=3)
+
+
+def fork(name: str, folder: Path, *cells: str, **parameters: Any) -> Path:
+    """The notebook, with cells right below its imports and with these parameters over those of quick runs."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    imports = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells[imports + 1 : imports + 1] = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(notebook, folder / "forked.ipynb")
+    quick = yaml.safe_load((ROOT / "config" / "quick.yaml").read_text())["notebooks"][name] or {}
+    run = papermill(folder / "forked.ipynb", folder / "out.ipynb", "-y", json.dumps(quick | parameters))
     assert run.returncode == 0, run.stderr
-    tables = [page for page in outputs(tmp_path / "out.ipynb", "text/html") if "<table" in page]
-    figures = outputs(tmp_path / "out.ipynb", "image/svg+xml")
-    assert len(tables) == 2 and len(figures) == 8
-    assert all("triangular" in output for output in (*tables, *figures))
+    return folder / "out.ipynb"
+
+
+def tables(path: Path) -> list[str]:
+    return [page for page in outputs(path, "text/html") if "<table" in page]
+
+
+def figures(path: Path) -> list[str]:
+    return outputs(path, "image/svg+xml")
+
+
+def test_another_value_changes_a_verdict(tmp_path: Path) -> None:
+    (command,) = code(sections("fork")["Another value"], "bash")
+    program, notebook, output, *options = shlex.split(command)
+    assert (program, output) == ("papermill", "out.ipynb")
+    run = papermill(ROOT / notebook, tmp_path / output, *options)
+    assert run.returncode == 0, run.stderr
+    fails = [claim["sentence"] for claim in outputs(tmp_path / output, CLAIM_MIME) if not claim["holds"]]
+    assert fails == ["The same test rejects the mistake of using σ² for σ."]
+
+
+def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> None:
+    cost, outside = code(FORKS["A cost"])
+    (estimator,) = code(FORKS["An estimator"])
+    out = fork("04_estimators", tmp_path, cost, estimator, cost="logistic", k=2.0)
+    assert sum("pathwise_twice" in table for table in tables(out)) >= 3, "normal, gamma, and the price list"
+    assert any("pathwise twice" in figure for figure in figures(out))
+    (record,) = outputs(out, PROVENANCE_MIME)
+    assert record["parameters"]["cost"] == "logistic"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", outside], capture_output=True, text=True)
+    assert run.returncode == 0 and "implicit_reparameterization" in run.stdout, run.stderr
+
+
+def test_a_noise_law_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
+    out = fork("09_epsilon_ablation", tmp_path, *code(FORKS["A law of ε"]))
+    assert len(tables(out)) == 2 and len(figures(out)) == 8
+    assert all("triangular" in output for output in (*tables(out), *figures(out)))
+
+
+def test_a_data_set_from_a_cell_is_learnt(tmp_path: Path) -> None:
+    out = fork("03_vae", tmp_path, *code(FORKS["A data set"]), dataset="stripes")
+    assert "stripes" in tables(out)[0] and "8 × 8" in tables(out)[0]
+
+
+def test_a_page_of_ones_own_joins_the_book(tmp_path: Path) -> None:
+    section = sections("fork")["Join the book"]
+    (settings,), (command,) = code(section, "yaml"), code(section, "bash")
+    (tmp_path / "mine.yaml").write_text(settings)
+    program, *options = shlex.split(command)
+    assert options[-1] == "config/mine.yaml"
+    options[-1] = str(tmp_path / "mine.yaml")
+    plan = [sys.executable, "-m", program, *options, "--dry-run", "--quiet", "host"]
+    shutil.copytree(ROOT, tmp_path / "work", ignore=shutil.ignore_patterns(".*", "build", "_build"))
+    run = subprocess.run(plan, cwd=tmp_path / "work", capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (page,) = yaml.safe_load(settings)["notebooks"]
+    assert f"notebooks/{page}.ipynb" in run.stdout

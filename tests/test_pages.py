@@ -1,0 +1,152 @@
+"""What the pages around the chapters say, and the code that they show."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pages import code, sections
+from reader import Visit
+
+EXERCISES = sections("exercises", level=3)
+
+
+def test_exercises_are_numbered_and_graded() -> None:
+    assert len(EXERCISES) >= 12
+    assert [title.split(".")[0] for title in EXERCISES] == [str(i + 1) for i in range(len(EXERCISES))]
+    grades = [re.match(r"\s*\*(Warm-up|Core|Stretch)\.\* ", text) for text in EXERCISES.values()]
+    assert all(grades)
+    assert {grade[1] for grade in grades if grade} == {"Warm-up", "Core", "Stretch"}
+
+
+@pytest.mark.parametrize("title", EXERCISES)
+def test_the_solution_is_true(title: str) -> None:
+    """Its code runs as written, within seconds, and checks what the text states: each number with a decimal
+    point in the text stands in the code, too."""
+    question, found, solution = EXERCISES[title].partition(
+        f":::{{dropdown}} Solution of exercise {title.split('.')[0]}\n"
+    )
+    assert found and not code(question)
+    (program,) = code(solution)
+    assert "\nassert " in program or "\n    assert " in program
+    text = solution.replace(program, "")
+    assert [number for number in re.findall(r"\d+\.\d+", text) if number not in program] == []
+    start = time.process_time()
+    exec(compile(program, title, "exec"), {"__name__": "solution"})
+    assert time.process_time() - start < 20
+
+
+QUESTIONS = """\
+How does the trick work, and why is it needed?
+Is sampling used in training, at test time, or both?
+Why is μ + σε distributed as N(μ, σ²)?
+Why not μ + σ?
+Why does the encoder output log σ² or log σ?
+exp(logvar) or exp(½ logvar)?
+(ε + μ)σ or σε + μ?
+Is one sample enough?
+Does REINFORCE work too?
+Why does the trick lower variance?
+Always?
+Is it biased?
+What of the score term; STL and DReG?
+Why is the gradient of an expectation hard at all?
+Why not for discrete z?
+What do Gumbel-softmax and its temperature cost?
+Which distributions can be reparameterized?
+sample or rsample?
+How do two identical heads become μ and log σ?
+Why the KL to N(0, I)?
+KL weight: sum or mean over dimensions and pixels?
+Does minimising the KL cause collapse?
+Why are the images blurry?
+At test time, μ or a sample?
+Why can we generate from N(0, I)?""".splitlines()
+ANSWERS = sections("faq", level=3)
+PROOF = r"\{(?:numref|eq|doc)\}`"
+
+
+def test_all_questions_are_asked_in_order() -> None:
+    assert list(ANSWERS) == QUESTIONS
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_answer_is_short_and_points_to_its_proof(question: str) -> None:
+    text = ANSWERS[question]
+    assert re.search(PROOF, text)
+    words = re.sub(r"\{\w+\}`[^`]*`", "LINK", re.sub(r"\s+", " ", text)).strip()
+    assert 2 <= len(re.findall(r"[.?!](?= [A-Z\[$`]|$)", words)) <= 6
+    without_formulas = re.sub(r"\$[^$]*\$|`[^`]*`", "", words)
+    assert not re.search(r"\d+\.\d|\d\s*%", without_formulas), "results come by link"
+
+
+def test_the_glossary_is_complete_and_its_first_sentences_are_plain() -> None:
+    """A first sentence is shown by itself, as text, where a term is used."""
+    entries = re.findall(r"^(\S.*)\n  (\S.*)$", sections("glossary", level=1)["Glossary"], re.MULTILINE)
+    assert len(entries) >= 45
+    for term, text in entries:
+        first = re.split(r"(?<=\.)\s", text)[0]
+        assert first.endswith(".") and not set("${`") & set(first), term
+        assert re.search(r"\{(?:numref|eq|doc|ref|py:func|py:mod)\}`", text), term
+
+
+def test_a_term_is_explained_where_it_is_used(visit: Callable[[str], Visit]) -> None:
+    """To the pointer, to the keyboard and to screen readers, until Escape."""
+    page = visit("chapters/04_estimators").page
+    link, note = page.locator("a:has(> .std-term)", has_text="baseline").first, page.locator("#definition")
+    definition = (
+        "A number that is subtracted from the cost in a score-function gradient to lower its variance."
+    )
+    assert link.get_attribute("aria-description") == definition
+    link.scroll_into_view_if_needed()
+    assert not note.is_visible()
+    link.hover()
+    assert note.is_visible() and note.inner_text() == definition
+    note.hover()  # the note itself does not take it away
+    page.wait_for_timeout(400)
+    assert note.is_visible()
+    page.keyboard.press("Escape")
+    assert not note.is_visible()
+    page.mouse.move(0, 0)
+    before = page.locator("a:has(> .std-term)").first
+    before.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    assert note.is_visible()
+    box, width = note.bounding_box(), page.viewport_size["width"]
+    assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+    before.blur()
+    assert not note.is_visible()
+
+
+def test_without_scripts_a_term_has_its_definition_as_title(quick_book: Path) -> None:
+    links = re.findall(r"<a ([^>]*)><span class=\"[^\"]*std-term", (quick_book / "intro.html").read_text())
+    assert len(links) >= 3
+    assert [link for link in links if not re.search(r'title="[A-Z].{20,}\."', link)] == []
+
+
+def test_solutions_are_closed_and_have_names_of_their_own(visit: Callable[[str], Visit]) -> None:
+    solutions = visit("exercises").page.locator("details")
+    names = [text.strip() for text in solutions.locator("summary").all_inner_texts()]
+    assert names == [f"Solution of exercise {i + 1}" for i in range(len(EXERCISES))]
+    assert solutions.locator("pre").first.is_visible() is False
+    solutions.first.locator("summary").focus()
+    solutions.first.locator("summary").press("Enter")
+    assert solutions.locator("pre").first.is_visible()
+
+
+def test_the_newest_change_is_this_version(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert next(iter(sections("changes"))) == project["version"]
+
+
+def test_pages_with_terms_are_made_again_when_the_glossary_changes(quick_book: Path) -> None:
+    with (quick_book.parent / ".doctrees" / "environment.pickle").open("rb") as file:
+        dependencies = pickle.load(file).dependencies
+    for page in ("intro", "chapters/03_vae"):
+        assert "glossary.md" in {Path(path).name for path in dependencies[page]}
