@@ -94,8 +94,8 @@ def gradient_strips(
     """Single-sample gradients of E[cost(z)], z ~ N(mu, sigma²), for each value of `k` (K,).
 
     `measured` is `benchmark`'s frame for these problems and names the estimators. Returns parameter ->
-    `gradient`, the exact one (K,), and `estimators`: name -> `draws` (samples, K), their `variance` (K,), and
-    its `standard_error` (K,), which is None where the variance is exact.
+    `gradient`, the exact one (K,), and `estimators`, a list of entries with `name`, `draws` (samples, K),
+    their `variance` (K,), and its `standard_error` (K,), which is None where the variance is exact.
     """
     q, costs = Normal(torch.full_like(k, mu), torch.full_like(k, sigma)), COSTS[cost](k)
     found: dict[str, Any] = {}
@@ -108,6 +108,7 @@ def gradient_strips(
             variance, error = exact_variance(name, costs, q)[parameter].tolist(), None
         except NotApplicable:
             variance, error = rows["variance"].tolist(), rows["variance_se"].tolist()
-        entry = found.setdefault(parameter, {"gradient": rows["exact"].tolist(), "estimators": {}})
-        entry["estimators"][name] = {"draws": draws, "variance": variance, "standard_error": error}
+        entry = found.setdefault(parameter, {"gradient": rows["exact"].tolist(), "estimators": []})
+        shown = {"name": name, "draws": draws, "variance": variance, "standard_error": error}
+        entry["estimators"].append(shown)
     return found

@@ -34,7 +34,7 @@ vaePlay.decoder = ({ activation, layers }) => {
 };
 
 vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
-  const { html, svg, slider, button, select, announcer, panel, linear, axis, clamp, picture, draw, unpack, fixed, normal } = vaePlay;
+  const { html, svg, slider, button, select, announcer, panel, linear, clamp, picture, draw, unpack, fixed, normal } = vaePlay;
   const decode = vaePlay.decoder(decoder), size = shape[0] * shape[1], kept = 23;
   const originals = unpack(items.pictures);
   const original = (i) => Float32Array.from(originals.subarray(i * size, (i + 1) * size), (level) => level / 255);
@@ -75,16 +75,17 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
         { class: colour(codes.labels[i]), x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
     }
     const mu = items.mu[item.value], sigma = items.sigma[item.value], [x0, y0] = [x(0), y(0)];
-    const scale = width / (2 * reach), ring = (times) => [
-      svg("ellipse", { class: "posterior", ...at(mu), rx: times * sigma[0] * scale, ry: times * sigma[1] * scale }),
-      svg("text", { class: "halo", x: x(mu[0] + times * sigma[0]) + 3, y: y(mu[1]) - 2 }, `${times}σ`),
-    ];
+    const scale = width / (2 * reach), ring = (times) => svg("ellipse", { class: times > 1 ? "posterior outer" : "posterior",
+      ...at(mu), rx: times * sigma[0] * scale, ry: times * sigma[1] * scale });
+    const mark = (times) => svg("text", { class: "halo", "text-anchor": "middle", x: x(mu[0]), y: y(mu[1] + times * sigma[1]) - 4 },
+      `${times}σ`);
     return [
       svg("line", { class: "axis", x1: 0, x2: width, y1: y0, y2: y0 }),
       svg("line", { class: "axis", x1: x0, x2: x0, y1: 0, y2: height }),
-      axis(x, height - 22, span, "z₁").slice(1),
+      svg("text", { x: width - 16, y: y0 - 5 }, "z₁"),
       svg("text", { x: x0 + 5, y: 14 }, "z₂"),
-      cloud, ring(1), ring(2),
+      cloud, ring(1), ring(2), mark(2),
+      sigma[1] * scale > 22 ? mark(1) : [], // else there is no room for it between the two
       samples.map(({ z }) => svg("circle", { class: "draw", ...at(z), r: 4 })),
       svg("circle", { class: "sample hollow", ...at(place()), r: 8 }),
       svg("circle", { class: "sample", ...at(place()), r: 2 }),
@@ -128,7 +129,7 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
   choose(0);
 
   return [
-    html("p", {}, "Drag across the map, or use the arrow keys on it: the decoder draws the mean of p(x|z) for the z in the ring. Then choose a test picture and draw samples of its posterior; the ellipses are one and two standard deviations around μ."),
+    html("p", {}, "Drag across the map, or use the arrow keys on it: the decoder draws the mean of p(x|z) for the z in the ring. Then choose a test picture and draw samples of its posterior; the ellipses are one (solid) and two (dashed) standard deviations around μ."),
     html("div", { class: "vae-play-explorer" }, map.element,
       html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, html("small", {}, "decoder mean at z")),
         axes.map((control) => control.element))),

@@ -12,7 +12,7 @@ const vaePlay = (() => {
       if (typeof value === "function") node.addEventListener(name.slice(2), value);
       else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat());
+    node.append(...children.flat(Infinity));
     return node;
   }
   const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
@@ -95,7 +95,7 @@ const vaePlay = (() => {
     const element = svg("svg", attributes);
     const repaint = () => {
       const { width, height } = element.getBoundingClientRect();
-      if (width) element.replaceChildren(...paint(width, height).flat());
+      if (width) element.replaceChildren(...paint(width, height).flat(Infinity));
     };
     new ResizeObserver(repaint).observe(element);
     return { element, repaint };
@@ -121,7 +121,7 @@ const vaePlay = (() => {
         svg("text", { x: x(value), y: y + 16, "text-anchor": "middle" }, text),
       ]),
       svg("text", { x: right, y: y - 5, "text-anchor": "end" }, title),
-    ].flat(2);
+    ];
   }
 
   const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");

@@ -1,15 +1,16 @@
 // Variance: samples of each estimator's gradient as strips, around the exact gradient.
 "use strict";
 
-vaePlay.kinds.strips = ({ batch, costs }) => {
+vaePlay.kinds.strips = ({ batch, costs, start }) => {
   const { html, svg, slider, button, select, choice, announcer, panel, linear, axis, clamp, unpack, brief } = vaePlay;
-  const names = Object.keys(costs), letters = { loc: "μ", scale: "σ" };
-  const estimators = Object.keys(costs[names[0]].parameters.loc.estimators);
+  const letters = { loc: "μ", scale: "σ" };
+  const estimators = costs[0].parameters.loc.estimators.map(({ name }) => name);
   let turn = 0; // which batch of the samples is shown
 
-  const cost = select("Cost", names.map((name) => costs[name].text), () => update());
-  const grid = () => costs[names[cost.value]].k;
-  const k = slider("k", { min: 0, max: grid().length - 1, step: 1, value: Math.floor(grid().length / 2) },
+  const cost = select("Cost", costs.map(({ text }) => text), () => update());
+  cost.value = start.cost;
+  const grid = () => costs[cost.value].k;
+  const k = slider("k", { min: 0, max: grid().length - 1, step: 1, value: start.k },
     (i) => brief(grid()[i]), () => update());
   const parameter = choice("Gradient by", letters, () => update());
   const exact = html("output", { "aria-live": "off" });
@@ -19,9 +20,9 @@ vaePlay.kinds.strips = ({ batch, costs }) => {
   const draws = new Map();
   const unpacked = (packed) => draws.get(packed) ?? draws.set(packed, unpack(packed)).get(packed);
   function now() {
-    const column = k.value, { gradient, estimators: found } = costs[names[cost.value]].parameters[parameter.value];
-    const rows = estimators.map((name) => {
-      const { draws: packed, variance, standard_error: error } = found[name], all = unpacked(packed);
+    const column = k.value, { gradient, estimators: found } = costs[cost.value].parameters[parameter.value];
+    const rows = found.map(({ draws: packed, variance, standard_error: error }) => {
+      const all = unpacked(packed);
       const [count, columns] = packed.shape, first = (turn % Math.floor(count / batch)) * batch;
       const samples = Array.from({ length: batch }, (_, i) => all[(first + i) * columns + column]);
       return { variance: variance[column], error: error?.[column], deviation: Math.sqrt(variance[column]), samples };

@@ -54,7 +54,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0 }) => {
   (width, height) => {
     const { noise, z } = now(), used = law.value === "trick", edge = [14, width - 14];
     const x = linear(span, edge), e = linear([-4, 4], edge), ground = 118, base = height - 22;
-    const y = linear([0, 0.8 / sigma0], [ground, 4]), low = linear([0, 0.4], [base, base - 34]);
+    const y = linear([0, 0.6 / sigma0], [ground, 4]), low = linear([0, 0.4], [base, base - 34]);
     const place = clamp(x(z), 8, width - 8);
     return [
       svg("path", { class: "density", d: density(x, y, span, bell(mu.value, sigma.value)) }),
@@ -81,7 +81,8 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0 }) => {
     const x = linear(ends, [22, width - 22]), y = linear(span, [height - 24, 6]);
     return [
       axis(x, height - 24, ends, name, 4),
-      svg("text", { x: 2, y: 14 }, "z"),
+      svg("line", { class: "axis", x1: 22, x2: 22, y1: 6, y2: height - 24 }),
+      svg("text", { x: 8, y: 16 }, "z"),
       svg("path", { class: "path", d: path(ends.map((value) => [x(value), y(z(value))])) }),
       svg("circle", { class: "sample", cx: x(control.value), cy: y(now().z), r: 6 }),
     ];
