@@ -136,14 +136,20 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(content[0])
-    notebook["cells"] = [
-        cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-    for cell in notebook["cells"]:
+    cells, notebook["cells"] = notebook["cells"], []
+    for cell in cells:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            continue
+        notebook["cells"].append(cell)
+        plays = [o["data"][PLAY_MIME] for o in cell.get("outputs", []) if PLAY_MIME in o.get("data", {})]
+        for play in plays:
+            # After the cell: myst_nb would make a figure, with the same name, of every output in it.
+            cell["outputs"] = [o for o in cell["outputs"] if PLAY_MIME not in o.get("data", {})]
+            source = play_data(cell["metadata"]["mystnb"]["figure"]["name"], play)
+            raw = {"cell_type": "raw", "id": f"{cell['id']}-play", "metadata": {"format": "text/html"}}
+            notebook["cells"].append(raw | {"source": source})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if PLAY_MIME in data:
-                data["text/html"] = play_data(cell["metadata"]["mystnb"]["figure"]["name"], data[PLAY_MIME])
             for mime in [mime for mime in data if mime.startswith("application/vnd.vae-lab.")]:
                 del data[mime]
     content[0] = json.dumps(notebook)

@@ -142,7 +142,10 @@ const vaePlay = (() => {
   // Numbers
 
   const fixed = (x, digits) => x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
-  const brief = (x) => String(+x.toPrecision(3)).replace("-", "−").replace(/e([+−-]?)(\d+)/, " · 10^$1$2");
+  // Three digits, and a power of ten where JavaScript would write one.
+  const raised = (digits) => [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
+  const brief = (x) => String(+x.toPrecision(3)).replace(/^-/, "−").replace(/e([+-])(\d+)/, (_, sign, digits) =>
+    ` · 10${sign === "-" ? "⁻" : ""}${raised(digits)}`);
 
   function normal() {
     const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
