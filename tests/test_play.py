@@ -593,6 +593,29 @@ def test_a_test_item_comes_with_its_picture_and_its_posterior(
     assert_chosen(len(pictures) - 1)
 
 
+def test_zooming_in_shows_the_posterior_at_its_own_size(
+    open_figure: Callable[[tuple[str, str]], Locator],
+) -> None:
+    figure = open_figure(EXPLORER)
+    items, chart = content(figure)["items"], figure.locator(".vae-play-map")
+    figure.get_by_label("Test picture", exact=True).select_option(index=8)
+    figure.get_by_label("zoom in on it").check()
+    mu, sigma = items["mu"][8], items["sigma"][8]
+    width = chart.evaluate("m => m.getBoundingClientRect().width")
+    centre, radii = chart.locator(".posterior").first.evaluate(
+        "e => [[e.cx, e.cy], [e.rx, e.ry]].map(pair => pair.map(one => one.baseVal.value))"
+    )
+    assert centre == pytest.approx([width / 2, width / 2], abs=2)
+    assert radii == pytest.approx([s / max(sigma) * width / 8 for s in sigma], rel=0.02)
+    x, y, _ = on_map(figure, 0.75, 0.25)  # two of the larger standard deviations to the right, and down
+    figure.page.mouse.click(x, y)
+    expected = [mu[0] + 2 * max(sigma), mu[1] - 2 * max(sigma)]
+    assert shown_z(figure) == pytest.approx(expected, abs=0.006 + 8 * max(sigma) / width)
+    before = shown_z(figure)
+    chart.press("ArrowRight")
+    assert shown_z(figure) == pytest.approx([before[0] + 0.01, before[1]], abs=1e-6)
+
+
 def test_samples_of_a_posterior_join_the_strip(
     open_figure: Callable[[tuple[str, str]], Locator],
 ) -> None:
