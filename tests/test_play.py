@@ -25,6 +25,7 @@ from vae_lab.benchmark import exact_variance
 from vae_lab.costs import COSTS
 from vae_lab.networks import ACTIVATIONS
 from vae_lab.play import dense_layers, gradient_strips, latent_explorer, pack
+from vae_lab.statistics import deviation_limit
 
 BOOK = Path(__file__).parents[1] / "book"
 SCRIPTS = BOOK / "assets" / "play"
@@ -355,8 +356,9 @@ def test_drawing_again_changes_the_noise_only(open_figure: Callable[[tuple[str, 
     figure.get_by_role("button", name="Draw ε again").press("Enter")
     after = [beside(slider(figure, name)) for name in names]
     assert after[:2] == before[:2] and after[2] != before[2]
-    draws = figure.page.evaluate("Array.from({length: 20000}, vaePlay.normal)")
+    draws = np.array(figure.page.evaluate("Array.from({length: 100000}, vaePlay.normal)"))
     assert stats.kstest(draws, "norm").pvalue > 1e-6  # one false alarm in a million
+    assert abs(draws.var() - 1) < deviation_limit() * (2 / len(draws)) ** 0.5
 
 
 def test_without_noise_nothing_is_left_of_the_derivative_by_sigma(
@@ -449,7 +451,7 @@ def test_the_page_decodes_as_torch(browser: Browser, activation: str) -> None:
         "([decoder, points]) => { const f = vaePlay.decoder(decoder); return points.map(z => [...f(z)]); }",
         [decoder, POINTS.tolist()],
     )
-    assert np.abs(np.array(found) - means).max() < 1e-3
+    assert np.abs(np.array(found) - means).max() < 3e-4, "tight enough to tell the forms of GELU apart"
     assert np.ptp(means) > 0.9
     page.close()
 
