@@ -142,12 +142,13 @@ def test_does_not_scroll_sideways(visit: Callable[[str], Visit], name: str, widt
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_dark_mode(visit: Callable[[str], Visit], name: str) -> None:
-    """The button changes theme and background, and every figure shows its dark twin, on the page's colour."""
+    """The button changes theme and background, and every static figure shows its dark twin, on the page's
+    colour."""
     page = visit(name).page
     root, button = page.locator("html"), page.locator(".theme-switch-button:visible").first
 
     def shown(kind: str) -> set[bool]:
-        images = page.locator(f"figure img.{kind}")
+        images = page.locator(f"figure:not(.vae-playing) img.{kind}")
         return set(images.evaluate_all("images => images.map(image => image.offsetWidth > 0)"))
 
     def background() -> str:

@@ -39,6 +39,7 @@ ORDER = [
     "training",
     "diversity",
     "plots",
+    "play",
     "notebook",
     "cli",
 ]

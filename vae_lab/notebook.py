@@ -25,10 +25,12 @@ from .costs import COSTS
 from .data import DATASETS
 from .estimators import ESTIMATORS
 from .noise import NOISES
+from .play import pack
 from .registry import Registry
 
 CLAIM_MIME = "application/vnd.vae-lab.claim+json"
 PROVENANCE_MIME = "application/vnd.vae-lab.provenance+json"
+PLAY_MIME = "application/vnd.vae-lab.play+json"
 
 
 def _name_in(registry: Registry[Any]) -> Any:
@@ -143,6 +145,17 @@ def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
     data = {"sentence": sentence, "value": value, "holds": holds, "evidence": evidence}
     plain = f"[{word}] {sentence} {value} ({evidence})"
     display({"text/html": page, "text/plain": plain, CLAIM_MIME: data}, raw=True)
+
+
+def playable(kind: str, data: Mapping[str, Any]) -> None:
+    """Let readers of the book play with the figure of this cell, which is what all others see.
+
+    `kind` names the script of the book that does it (book/assets/play/KIND.js), `data` is what that script
+    works on: anything for JSON, and tensors, which `play.pack` makes ready.
+    """
+    content = json.loads(json.dumps(data, default=pack, allow_nan=False))
+    plain = "[In the book, this figure can be played with.]"
+    display({"text/plain": plain, PLAY_MIME: {"kind": kind, "data": content}}, raw=True)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,13 @@
-"""What the book needs beyond its configuration: dark figures, and links to the repository once it is known.
+"""What the book needs beyond its configuration: dark figures, figures to play with, and links to the
+repository once it is known.
 
 **Dark figures.** Notebooks draw SVG with ink on white paper and know nothing of themes. For each such
 figure this extension writes a twin in which the two colours are those of the dark theme, and puts both
 into the same figure under the theme's classes `only-light` and `only-dark`: one number, one caption.
+
+**Playable figures.** A cell with a figure may also hold data for one of the scripts in assets/play/. They go
+into the page as JSON, with that script, which puts its own picture in the place of the static one. Without
+scripts, and on paper, the static one is there.
 
 **Repository.** `repository.url` in `_config.yml` is the only setting; while it is empty, no button that
 needs it appears.
@@ -16,6 +21,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +40,8 @@ DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
 PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
 
+# As in vae_lab.notebook; a test compares them.
+PLAY_MIME = "application/vnd.vae-lab.play+json"
 
 SWITCHED = {"only-light", "only-dark", "dark-light"}
 
@@ -108,19 +116,38 @@ def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
         twin["classes"].append("only-dark")
 
 
+def play_data(figure: str, play: Mapping[str, Any]) -> str:
+    """The data of a playable figure as an element of its page: inert, until a script reads it."""
+    text = json.dumps(play["data"], separators=(",", ":"), ensure_ascii=False).replace("<", r"\u003c")
+    kind = play["kind"]
+    return (
+        f'<script type="application/json" class="vae-play-data" data-kind="{kind}" data-figure="{figure}">'
+        f"{text}</script>"
+    )
+
+
 def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
     """Leave out of an executed notebook what is not for readers of the page.
 
     That is papermill's cell of changed parameters, since the provenance under the chapter lists them all,
-    and the machine-readable copies of claims and provenance, which myst_nb would warn about.
+    and the machine-readable copies of claims and provenance, which myst_nb would warn about. The data of a
+    playable figure become a part of the page.
     """
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook = json.loads(content[0])
-    notebook["cells"] = [
-        cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-    for cell in notebook["cells"]:
+    cells, notebook["cells"] = notebook["cells"], []
+    for cell in cells:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            continue
+        notebook["cells"].append(cell)
+        plays = [o["data"][PLAY_MIME] for o in cell.get("outputs", []) if PLAY_MIME in o.get("data", {})]
+        for play in plays:
+            # After the cell: myst_nb would make a figure, with the same name, of every output in it.
+            cell["outputs"] = [o for o in cell["outputs"] if PLAY_MIME not in o.get("data", {})]
+            source = play_data(cell["metadata"]["mystnb"]["figure"]["name"], play)
+            raw = {"cell_type": "raw", "id": f"{cell['id']}-play", "metadata": {"format": "text/html"}}
+            notebook["cells"].append(raw | {"source": source})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             for mime in [mime for mime in data if mime.startswith("application/vnd.vae-lab.")]:
@@ -151,9 +178,20 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
                 button["url"] = button["url"].replace("chapters/", "notebooks/")
 
 
+def add_players(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Load the scripts of a page's playable figures, on that page only."""
+    kinds = re.findall(r'class="vae-play-data" data-kind="(\w+)"', context.get("body", ""))
+    if not kinds:
+        return
+    app.add_css_file("play/play.css")
+    for script in ("play", *dict.fromkeys(kinds)):
+        app.add_js_file(f"play/{script}.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", offer_repository)
     app.connect("source-read", prepare_notebook)
     app.connect("doctree-read", add_dark_twins, priority=400)
+    app.connect("html-page-context", add_players)
     app.connect("html-page-context", mend_page, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,148 @@
+// The latent explorer: a trained decoder with two latents, which draws the mean of p(x|z) for the z under the
+// pointer, and for samples z = μ + σ·ε of one test item's posterior.
+"use strict";
+
+// Dense layers with the activation between them, then the logistic function: z -> means.
+vaePlay.decoder = ({ activation, layers }) => {
+  // The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+  const erf = (x) => {
+    const t = 1 / (1 + 0.3275911 * Math.abs(x));
+    const series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    return Math.sign(x) * (1 - series * Math.exp(-x * x));
+  };
+  const bend = {
+    gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+    tanh: Math.tanh,
+    relu: (x) => Math.max(0, x),
+  }[activation];
+  const ready = layers.map(({ weight, bias }) => ({ weight: vaePlay.unpack(weight), bias: vaePlay.unpack(bias) }));
+  const dense = (x, { weight, bias }) => {
+    const out = Float64Array.from(bias);
+    x.forEach((value, i) => {
+      for (let j = 0, at = i * out.length; j < out.length; j++, at++) out[j] += value * weight[at];
+    });
+    return out;
+  };
+  return (z) => {
+    let x = Float64Array.from(z);
+    ready.forEach((layer, i) => {
+      x = dense(x, layer);
+      if (i < ready.length - 1) x = x.map(bend);
+    });
+    return x.map((logit) => 1 / (1 + Math.exp(-logit)));
+  };
+};
+
+vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
+  const { html, svg, slider, button, select, announcer, panel, linear, clamp, picture, draw, unpack, fixed, normal } = vaePlay;
+  const decode = vaePlay.decoder(decoder), size = shape[0] * shape[1], kept = 23;
+  const originals = unpack(items.pictures);
+  const original = (i) => Float32Array.from(originals.subarray(i * size, (i + 1) * size), (level) => level / 255);
+  const classes = [...new Set([...codes.labels, ...items.labels])].sort((a, b) => a - b);
+  const colour = (label) => `vae-play-${classes.indexOf(label) % 6}`;
+  const reach = Math.max(3, ...codes.mu.flat().map(Math.abs), ...items.mu.flat().map(Math.abs)) + 0.2;
+  let samples = []; // {z, element} of the chosen item
+
+  const names = items.labels.map((label, i) => `label ${label}, no. ${items.labels.slice(0, i + 1).filter((l) => l === label).length}`);
+  const item = select("Test picture", names, () => choose());
+  const range = { min: -reach.toFixed(2), max: reach.toFixed(2), step: 0.01, value: 0 };
+  const axes = ["z₁", "z₂"].map((name) => slider(name, range, (x) => fixed(x, 2), () => update()));
+  const place = () => axes.map((control) => control.value);
+  const zoom = html("input", { type: "checkbox", onchange: () => update() });
+  // What the map shows: all codes, or four standard deviations around μ. A trained posterior is small.
+  const view = () => zoom.checked
+    ? { centre: items.mu[item.value], half: 4 * Math.max(...items.sigma[item.value]) }
+    : { centre: [0, 0], half: reach };
+  const spans = () => view().centre.map((middle) => [middle - view().half, middle + view().half]);
+  const shown = picture(new Float32Array(size), shape, "The decoder's mean at z");
+  const strip = html("div", { class: "vae-play-strip" });
+  const status = announcer();
+  const framed = (canvas, caption) => html("span", { class: "vae-play-frame" }, canvas, html("small", {}, caption));
+
+  // The map. Its codes are made once for each width and view.
+  let cloud, cloudKey;
+  const map = panel({ class: "vae-play-map", tabindex: 0, role: "application", "aria-label":
+    "Map of the latent plane. Arrow keys move z, with Shift in larger steps; the sliders do the same.",
+  onkeydown: (event) => {
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    if (!move || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const [x, y] = place(), far = (event.shiftKey ? 0.5 : 0.1) / (zoom.checked ? 10 : 1);
+    go([x + far * move[0], y + far * move[1]]);
+  },
+  onpointerdown: (event) => { map.element.setPointerCapture(event.pointerId); follow(event); },
+  onpointermove: (event) => { if (map.element.hasPointerCapture(event.pointerId)) follow(event); },
+  }, (width, height) => {
+    const [across, up] = spans(), x = linear(across, [0, width]), y = linear(up, [height, 0]), at = (z) => ({ cx: x(z[0]), cy: y(z[1]) });
+    const key = [width, across, up].join();
+    if (cloudKey !== key) {
+      cloudKey = key;
+      cloud = svg("g", { class: "codes", "aria-hidden": "true" }, codes.mu.map((mu, i) => svg("text",
+        { class: colour(codes.labels[i]), x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
+    }
+    const mu = items.mu[item.value], sigma = items.sigma[item.value], [x0, y0] = [x(0), y(0)];
+    const scale = width / (2 * view().half), ring = (times) => svg("ellipse", { class: times > 1 ? "posterior outer" : "posterior",
+      ...at(mu), rx: times * sigma[0] * scale, ry: times * sigma[1] * scale });
+    const mark = (times) => svg("text", { class: "halo", "text-anchor": "middle", x: x(mu[0]), y: y(mu[1] + times * sigma[1]) - 4 },
+      `${times}σ`);
+    return [
+      svg("line", { class: "axis", x1: 0, x2: width, y1: y0, y2: y0 }),
+      svg("line", { class: "axis", x1: x0, x2: x0, y1: 0, y2: height }),
+      svg("text", { x: width - 16, y: clamp(y0, 16, height) - 5 }, "z₁"),
+      svg("text", { x: clamp(x0, 0, width - 24) + 5, y: 14 }, "z₂"),
+      cloud, ring(1), ring(2), mark(2),
+      sigma[1] * scale > 22 ? mark(1) : [], // else there is no room for it between the two
+      samples.map(({ z }) => svg("circle", { class: "draw", ...at(z), r: 4 })),
+      svg("circle", { class: "sample hollow", ...at(place()), r: 8 }),
+      svg("circle", { class: "sample", ...at(place()), r: 2 }),
+    ];
+  });
+
+  function follow(event) {
+    const box = map.element.getBoundingClientRect(), [across, up] = spans();
+    go([linear([0, box.width], across)(event.clientX - box.left), linear([box.height, 0], up)(event.clientY - box.top)]);
+  }
+  function go(z) {
+    axes.forEach((control, i) => { control.value = clamp(z[i], -reach, reach); });
+    update();
+  }
+  function update() {
+    draw(shown, decode(place()));
+    map.repaint();
+    status.say(`z = (${place().map((x) => fixed(x, 2)).join(", ")})`);
+  }
+  function choose(i = item.value) {
+    item.value = i;
+    samples = [];
+    const mu = items.mu[i];
+    strip.replaceChildren(
+      framed(picture(original(i), shape, `The test picture, ${names[i]}`), "original"),
+      framed(picture(decode(mu), shape, "Decoded from z = μ"), "z = μ"));
+    go(mu);
+  }
+  const beside = (by) => choose((item.value + by + names.length) % names.length);
+  function sample(count) {
+    const mu = items.mu[item.value], sigma = items.sigma[item.value];
+    for (let i = 0; i < count; i++) {
+      const z = mu.map((centre, d) => centre + sigma[d] * normal());
+      const element = framed(picture(decode(z), shape, `Decoded from a sample, z = (${z.map((x) => fixed(x, 2)).join(", ")})`), "sample");
+      strip.append(element);
+      samples.push({ z, element });
+    }
+    samples.splice(0, samples.length - kept).forEach(({ element }) => element.remove());
+    go(samples.at(-1).z);
+  }
+  choose(0);
+
+  return [
+    html("p", {}, "Drag across the map, or use the arrow keys on it: the decoder draws the mean of p(x|z) for the z in the ring. Then choose a test picture and draw samples of its posterior; the ellipses are one (solid) and two (dashed) standard deviations around μ."),
+    html("div", { class: "vae-play-explorer" }, map.element,
+      html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, html("small", {}, "decoder mean at z")),
+        axes.map((control) => control.element))),
+    html("div", { class: "vae-play-buttons" }, item.element,
+      button("Previous", () => beside(-1)), button("Next", () => beside(1)),
+      html("label", {}, zoom, "zoom in on it"),
+      button("Draw a sample", () => sample(1)), button("Draw ten", () => sample(10))),
+    strip, status.element,
+  ];
+};

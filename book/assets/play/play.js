@@ -1,0 +1,178 @@
+// Figures to play with: what their scripts share. The page holds the data of each as JSON; here they become a
+// widget inside the figure, in the place of its static picture, which stays for paper.
+"use strict";
+
+const vaePlay = (() => {
+  const kinds = {}; // name -> data => nodes of the widget; each script in this folder adds its own
+
+  // Nodes
+
+  function fill(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes)) {
+      if (typeof value === "function") node.addEventListener(name.slice(2), value);
+      else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    }
+    node.append(...children.flat(Infinity));
+    return node;
+  }
+  const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+  const svg = (tag, attributes = {}, ...children) =>
+    fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+  // Controls: native ones, each with a label, so that mouse, touch, keyboard and screen reader can use them.
+
+  let ids = 0;
+  const newId = () => `vae-play-${++ids}`;
+
+  // A slider whose value is also shown, as `show` writes it.
+  function slider(label, range, show, changed) {
+    const input = html("input", { type: "range", id: newId(), ...range, oninput: () => { tell(); changed(); } });
+    const output = html("output", { for: input.id, "aria-live": "off" });
+    const tell = () => {
+      output.textContent = show(+input.value);
+      input.setAttribute("aria-valuetext", output.textContent);
+    };
+    tell();
+    return {
+      element: html("div", { class: "vae-play-slider" }, html("label", { for: input.id }, label), input, output),
+      get value() { return +input.value; },
+      set value(value) { input.value = value; tell(); }, // the browser rounds to a step, and keeps to the range
+      refresh: tell,
+    };
+  }
+
+  const button = (text, pressed) => html("button", { type: "button", onclick: pressed }, text);
+
+  function select(label, options, changed) {
+    const input = html("select", { id: newId(), onchange: changed },
+      options.map((text, i) => html("option", { value: i }, text)));
+    return {
+      element: html("span", { class: "vae-play-select" }, html("label", { for: input.id }, label), input),
+      get value() { return +input.value; },
+      set value(value) { input.value = value; },
+    };
+  }
+
+  // One of several: {name: text}.
+  function choice(label, options, changed) {
+    const group = newId();
+    const inputs = Object.keys(options).map((name, i) =>
+      html("input", { type: "radio", name: group, value: name, checked: i === 0, onchange: changed }));
+    const labels = Object.values(options).map((text, i) => html("label", {}, inputs[i], text));
+    return {
+      element: html("fieldset", {}, html("legend", {}, label), labels),
+      get value() { return inputs.find((input) => input.checked).value; },
+    };
+  }
+
+  // A named number under a figure.
+  function readout(label) {
+    const output = html("output", { "aria-live": "off" });
+    return {
+      element: html("div", {}, html("dt", {}, label), html("dd", {}, output)),
+      set text(text) { output.textContent = text; },
+    };
+  }
+
+  // Tells a screen reader what came out, once the reader of the page has stopped moving things.
+  function announcer() {
+    const element = html("p", { class: "vae-play-hidden", role: "status" });
+    let waiting;
+    return {
+      element,
+      say(text) {
+        clearTimeout(waiting);
+        waiting = setTimeout(() => { element.textContent = text; }, 700);
+      },
+    };
+  }
+
+  // Pictures
+
+  // An SVG in CSS pixels. `paint(width, height)` returns its nodes, again whenever the width changes; the style
+  // sheet gives the height.
+  function panel(attributes, paint) {
+    const element = svg("svg", attributes);
+    const repaint = () => {
+      const { width, height } = element.getBoundingClientRect();
+      if (width) element.replaceChildren(...paint(width, height).flat(Infinity));
+    };
+    new ResizeObserver(repaint).observe(element);
+    return { element, repaint };
+  }
+
+  const linear = ([a, b], [c, d]) => (x) => c + ((x - a) / (b - a)) * (d - c);
+
+  function ticks([low, high], most) {
+    const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= rough);
+    const first = Math.ceil(low / step - 1e-9), count = Math.floor(high / step + 1e-9) - first + 1;
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    return Array.from({ length: count }, (_, i) => [(first + i) * step, fixed((first + i) * step, digits)]);
+  }
+
+  // A horizontal axis at height y, for the scale x of `range`.
+  function axis(x, y, range, title, most = 6) {
+    const [left, right] = range.map(x);
+    return [
+      svg("line", { class: "axis", x1: left, x2: right, y1: y, y2: y }),
+      ticks(range, most).map(([value, text]) => [
+        svg("line", { class: "axis", x1: x(value), x2: x(value), y1: y, y2: y + 4 }),
+        svg("text", { x: x(value), y: y + 16, "text-anchor": "middle" }, text),
+      ]),
+      svg("text", { x: right, y: y - 5, "text-anchor": "end" }, title),
+    ];
+  }
+
+  const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+  // A grey picture: ink, more or less opaque, so that the page's own background shows through.
+  function picture(pixels, [height, width], label) {
+    const canvas = html("canvas", { width, height, role: "img", "aria-label": label });
+    draw(canvas, pixels);
+    return canvas;
+  }
+  function draw(canvas, pixels) {
+    const image = new ImageData(canvas.width, canvas.height);
+    pixels.forEach((value, i) => { image.data[4 * i + 3] = Math.round(255 * value); });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  // Numbers
+
+  const fixed = (x, digits) => x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
+  // Three digits, and a power of ten where JavaScript would write one.
+  const raised = (digits) => [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
+  const brief = (x) => String(+x.toPrecision(3)).replace(/^-/, "−").replace(/e([+-])(\d+)/, (_, sign, digits) =>
+    ` · 10${sign === "-" ? "⁻" : ""}${raised(digits)}`);
+
+  function normal() {
+    const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
+    return radius * Math.cos(2 * Math.PI * Math.random());
+  }
+
+  // What vae_lab.play.pack wrote: base64, in the byte order of all machines that browsers run on.
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  function unpack(packed) {
+    if (packed.bytes) return bytes(packed.bytes);
+    const integers = new Int16Array(bytes(packed.integers).buffer);
+    const scales = new Float32Array(bytes(packed.scales).buffer);
+    return Float32Array.from(integers, (integer, i) => integer * scales[i % scales.length]);
+  }
+
+  // Scripts that are deferred have all run by now.
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const source of document.querySelectorAll("script.vae-play-data")) {
+      const figure = document.getElementById(source.dataset.figure);
+      const nodes = kinds[source.dataset.kind](JSON.parse(source.textContent));
+      const number = figure.querySelector(".caption-number").textContent.trim();
+      const widget = html("div", { class: "vae-play", role: "group", "aria-label": `${number}, to play with` }, nodes);
+      figure.insertBefore(widget, figure.querySelector("figcaption"));
+      figure.classList.add("vae-playing");
+    }
+  });
+
+  return { kinds, html, svg, slider, button, select, choice, readout, announcer, panel, linear, axis, path, clamp,
+    picture, draw, fixed, brief, normal, unpack };
+})();
