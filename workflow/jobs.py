@@ -1,6 +1,6 @@
-"""The two jobs of the Snakefile: execute a notebook, build the book.
+"""The jobs of the Snakefile: execute a notebook, build the book, print it.
 
-Both promise that
+All promise that
 
 - they stop when the Snakemake that started them stops, even by SIGKILL, so that a new run is alone;
 - what lies at their destination is complete and came from sources that did not change meanwhile.
@@ -24,6 +24,7 @@ import yaml
 
 # As in vae_lab.data, which is slow to load; a test compares them.
 DATA_FILES, DATA_SYSTEM = ("fashion-mnist", "mnist"), "/usr/share/datasets"
+PDF = "book.pdf"
 
 
 class SourcesChanged(Exception):
@@ -191,6 +192,9 @@ def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: 
     built.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
 
+    if (built / "html" / PDF).exists():  # of the former book; and the pages lead to it
+        shutil.rmtree(built / "html")
+
     contents = staged / "_toc.yml"
     former = contents.read_text() if contents.exists() else None
     shutil.rmtree(staged, ignore_errors=True)
@@ -212,6 +216,23 @@ def build_book(book: Path, package: Path, staged: Path, output: Path, chapters: 
         return 1
     unfinished.unlink()
     sys.stderr.write(f"book: {built / 'html' / 'index.html'}\n")
+    return 0
+
+
+def print_pdf(html: Path) -> int:
+    """Prints the book in the folder `html` as a PDF there."""
+    from workflow.browser import NoChromium
+    from workflow.pdf import offer, print_book
+
+    try:
+        with unchanged(*html.rglob("*.html")):
+            printed = print_book(html)
+    except (NoChromium, SourcesChanged) as error:
+        sys.stderr.write(f"pdf: {error}\n")
+        return 1
+    os.replace(printed, html / PDF)
+    offer(html, PDF)
+    sys.stderr.write(f"pdf: {html / PDF}\n")
     return 0
 
 
@@ -287,9 +308,12 @@ def main() -> int:
     job.add_argument("output", type=Path)
     job.add_argument("chapters", type=Path, nargs="+")
     job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
+    job = jobs.add_parser("pdf", help="print the book")
+    job.add_argument("html", type=Path, help="folder of the built book")
+    job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
     args = vars(parser.parse_args())
     stop_with(args.pop("parent"))
-    return {"notebook": execute, "book": build_book}[args.pop("job")](**args)
+    return {"notebook": execute, "book": build_book, "pdf": print_pdf}[args.pop("job")](**args)
 
 
 if __name__ == "__main__":
