@@ -19,6 +19,7 @@ import json
 import os
 import re
 from copy import deepcopy
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +38,10 @@ DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
 PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
+PATH = re.compile(r' d="[^"]*"')
+# Sizes of text: in drawings by matplotlib, which writes outlines of 100 units, and in those by hand.
+TEXT = re.compile(r'scale\((0?\.\d+) -\1\)|font-size="(\d+)"')
+LEGIBLE = 7  # pixels, the least height of text in a figure
 
 
 SWITCHED = {"only-light", "only-dark", "dark-light"}
@@ -70,7 +75,8 @@ def pictures(svg: str) -> dict[str, NDArray[np.uint8]]:
 
 
 def slim(svg: str) -> str:
-    """`svg` with its pictures packed."""
+    """`svg` with its pictures packed and its paths to a hundredth of a point."""
+    svg = PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     for address, pixels in pictures(svg).items():
         svg = svg.replace(address, pack(pixels))
     return svg
@@ -108,14 +114,13 @@ def darken(svg: str) -> str:
 
 class drawing(nodes.image):
     """An SVG image whose `room`, (width, height) in pixels, is known to the page before it is loaded, so that it
-    can be late."""
+    can be late; and the `least` width at which its text can be read."""
 
 
 def visit_drawing(writer: Any, node: drawing) -> None:
     source = f"{writer.builder.imgpath}/{quote(writer.builder.images[node['uri']])}"
     look = dict(zip(("width", "height"), node["room"], strict=True))
-    if wanted := writer.image_size(node):
-        look["style"] = wanted
+    look["style"] = f"min-width: {node['least']}px; {writer.image_size(node)}".strip()
     writer.body.append(writer.emptytag(node, "img", "", src=source, alt=node.get("alt", ""), loading="lazy", **look))
     raise nodes.SkipNode
 
@@ -132,6 +137,8 @@ def as_drawing(image: nodes.image, svg: str, app: Sphinx) -> drawing:
     drawn = drawing(image.rawsource, **deepcopy(image.attributes))
     drawn["uri"] = "/" + Path(os.path.relpath(file, app.srcdir)).as_posix()
     drawn["room"] = round(unit * width), round(unit * height)
+    sizes = [100 * float(outline) if outline else float(written) for outline, written in TEXT.findall(svg)]
+    drawn["least"] = ceil(min(unit * width, LEGIBLE * width / min(sizes))) if sizes else 0
     return drawn
 
 
@@ -192,7 +199,11 @@ def offer_repository(app: Sphinx, config: Config) -> None:
     if not options.get("repository_url"):
         return
     options |= {"use_repository_button": True, "use_issues_button": True}
-    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+    options["launch_buttons"] = {
+        "notebook_interface": "jupyterlab",
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+    }
 
 
 def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
