@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
@@ -38,7 +39,7 @@ DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
 PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
-PATH = re.compile(r' d="[^"]*"')
+POSITION = re.compile(r' (?:d|x|y)="[^"]*"')
 # Sizes of text: in drawings by matplotlib, which writes outlines of 100 units, and in those by hand.
 TEXT = re.compile(r'scale\((0?\.\d+) -\1\)|font-size="(\d+)"')
 LEGIBLE = 7  # pixels, the least height of text in a figure
@@ -75,8 +76,13 @@ def pictures(svg: str) -> dict[str, NDArray[np.uint8]]:
 
 
 def slim(svg: str) -> str:
-    """`svg` with its pictures packed and its paths to a hundredth of a point."""
-    svg = PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    """`svg` with less to transfer: positions to a hundredth of a point, pictures packed, and a look that many
+    points share written once."""
+    svg = POSITION.sub(lambda place: re.sub(r"(\.\d\d)\d+", r"\1", place[0]), svg)
+    looks = Counter(re.findall(r' style="([^"]*)"', svg))
+    for i, look in enumerate(look for look, points in looks.items() if points > 20 and "</style>" in svg):
+        svg = svg.replace(f' style="{look}"', f' class="look{i}"')
+        svg = svg.replace("</style>", f".look{i}{{{look}}}</style>", 1)
     for address, pixels in pictures(svg).items():
         svg = svg.replace(address, pack(pixels))
     return svg
