@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, Route
 from pypdf import PdfReader
 from reader import Visit, open_page, served
-from test_book import BOOK, CHAPTERS, CONTENTS, PAGES, overflow
+from test_book import BOOK, CHAPTERS, CONTENTS, PAGES
 
 ROOT = BOOK.parent
 NARROW = 360  # pixels, a small phone
@@ -85,8 +84,8 @@ def images(page: Page, selector: str) -> list[str]:
 
 
 def heavy(visit: Visit, folder: Path, site: str) -> str:
-    """What is wrong with the weight of a page read to its end, uncompressed: HTML, styles, scripts, fonts, and
-    the figures of one theme, since those of the other are not transferred."""
+    """What is wrong with the weight of a page read to its end, uncompressed: HTML, styles, scripts, fonts,
+    and the figures of one theme, since those of the other are not transferred."""
     themes = [images(visit.page, f"img:not(.only-{other})") for other in ("light", "dark")]
     wanted = [files(folder, site, visit.requests + figures) for figures in themes]
     size = max(sum(file.stat().st_size for file in needed) for needed in wanted)
@@ -184,13 +183,21 @@ def test_is_complete_on_paper(visit: Callable[[str], Visit], name: str) -> None:
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("html").get_attribute("data-theme") == "light"
         cut = page.locator("article").evaluate(
-            "article => [...article.querySelectorAll('*')].filter(e => e.offsetWidth && !e.closest('mjx-assistive-mml')"
-            " && e.getBoundingClientRect().right > article.getBoundingClientRect().right + 1).map(e => e.outerHTML.slice(0, 150))"
+            "article => [...article.querySelectorAll('*')].filter(part => part.offsetWidth"
+            " && !part.closest('mjx-assistive-mml') && part.getBoundingClientRect().right"
+            " > article.getBoundingClientRect().right + 1).map(part => part.outerHTML.slice(0, 150))"
         )
         assert cut == []
         folded = page.locator("details:not(.hide):visible > :not(summary)")
         assert folded.count() == folded.locator("visible=true").count()
-        for other in ("nav.bd-docs-nav", "#pst-header", ".bd-header-article", ".prev-next-footer", "button", ".headerlink"):
+        for other in (
+            "nav.bd-docs-nav",
+            "#pst-header",
+            ".bd-header-article",
+            ".prev-next-footer",
+            "button",
+            ".headerlink",
+        ):
             assert page.locator(f"{other}:visible").count() == 0, other
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.locator("html").get_attribute("data-theme") == "dark"
@@ -201,7 +208,9 @@ def test_figures_that_were_never_on_the_screen_are_printed(browser: Browser, sit
     page = browser.new_page()
     page.goto(f"{site}{CHAPTERS[0]}.html", wait_until="networkidle")
     page.pdf()
-    assert page.locator("article img.only-light").evaluate_all("images => images.every(image => image.naturalWidth)")
+    assert page.locator("article img.only-light").evaluate_all(
+        "images => images.every(image => image.naturalWidth)"
+    )
     page.close()
 
 
@@ -245,16 +254,22 @@ def test_every_page_offers_the_pdf_that_is_there(pdf: Path, quick_book: Path) ->
     for name in PAGES:
         page = quick_book / f"{name}.html"
         found = re.findall(r'href="([^"]*book\.pdf)"', page.read_text("utf-8"))
-        assert [(page.parent / path).resolve() for path in found] == ([pdf] if name != "search" else found and [pdf])
+        assert [(page.parent / path).resolve() for path in found] == (
+            [pdf] if name != "search" else found and [pdf]
+        )
 
 
-def test_without_chromium_the_pdf_says_so(quick_book: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_chromium_the_pdf_says_so(
+    quick_book: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from workflow import jobs
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CHROMIUM", raising=False)
     assert jobs.print_pdf(quick_book) == 1
-    assert capsys.readouterr().err == "pdf: no Chromium found: install it, or name its executable in CHROMIUM\n"
+    assert (
+        capsys.readouterr().err == "pdf: no Chromium found: install it, or name its executable in CHROMIUM\n"
+    )
 
 
 # Downloads
@@ -287,7 +302,11 @@ def test_with_an_address_pages_lead_to_their_notebooks(tmp_path: Path, browser: 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One")])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, source / "chapters" / "01_one.ipynb")
-    command = [sys.executable, "-c", "import sys, pathlib; from workflow.jobs import sphinx; sphinx(*map(pathlib.Path, sys.argv[1:]))"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, pathlib; from workflow.jobs import sphinx; sphinx(*map(pathlib.Path, sys.argv[1:]))",
+    ]
     run = subprocess.run([*command, source, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     page = browser.new_page()

@@ -167,9 +167,21 @@ def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> N
 # Colours as people with a colour-blindness see them, for linear RGB: Machado, Oliveira and Fernandes (2009),
 # doi 10.1109/TVCG.2009.113, table 1, full severity.
 BLINDNESS = {
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 
 
@@ -188,7 +200,7 @@ def linear(colours: tuple[str, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [None, *BLINDNESS])
 def test_the_colours_can_be_told_apart(kind: str | None) -> None:
-    """By people with and without a colour-blindness. A difference of about 2 can just be seen side by side."""
+    """By people with and without a colour-blindness. A difference of 2 can just be seen."""
     seen = linear(plots.PALETTE)
     if kind:
         seen = np.clip(seen @ np.array(BLINDNESS[kind]).T, 0, 1)
@@ -198,7 +210,7 @@ def test_the_colours_can_be_told_apart(kind: str | None) -> None:
 
 
 def test_in_grey_lines_differ_in_style() -> None:
-    """Some colours are the same grey, so each line has a style of its own, and all show on white and black."""
+    """Some colours are the same grey, so each line has its own style; and all show on white and black."""
     grey = lab(linear(plots.PALETTE))[:, 0]
     assert len(set(map(str, plots.LINES))) == len(plots.LINES) == len(plots.PALETTE)
     assert (grey > 35).all() and (grey < 85).all()

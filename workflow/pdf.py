@@ -15,7 +15,7 @@ from pypdf import PdfReader
 
 from workflow.browser import chromium
 
-MENU = re.compile(r'(<div class="dropdown dropdown-download-buttons">.*?)(\s*</ul>)', re.DOTALL)
+MENU = re.compile(r'<div class="dropdown dropdown-download-buttons">.*?(?=\s*</ul>)', re.DOTALL)
 
 
 def soup(folder: Path, page: str) -> BeautifulSoup:
@@ -23,7 +23,7 @@ def soup(folder: Path, page: str) -> BeautifulSoup:
 
 
 def contents(folder: Path) -> list[tuple[str, str]]:
-    """The book's pages in their order, with titles, and its parts, which have no page: (page or "", title)."""
+    """The book's pages in their order, with titles, and its parts, which have none: (page or "", title)."""
     start = str(soup(folder, "index.html").a["href"])
     first = soup(folder, start)
     entries = first.select("nav.bd-docs-nav :is(a.internal, .caption)")
@@ -69,7 +69,11 @@ def document(folder: Path) -> str:
     entries = contents(folder)
     pages = [page for page, _ in entries if page]
     first = soup(folder, pages[0])
-    head = [e for e in first.select('link[rel="stylesheet"], script') if e.name == "link" or "mathjax" in str(e).lower()]
+    head = [
+        e
+        for e in first.select('link[rel="stylesheet"], script')
+        if e.name == "link" or "mathjax" in str(e).lower()
+    ]
     for element in head:
         for address in {"href", "src"} & set(element.attrs):
             element[address] = f"{folder.name}/{element[address]}"
@@ -85,7 +89,9 @@ def document(folder: Path) -> str:
         heads.append(f"[id='{key(page)}'] {{ page: page{len(texts)}; }}")
         texts.append(str(article(folder, page, set(pages))))
     (title,) = first.select(".logo__title")[:1]
-    notes = "".join(f"<p>{e.get_text(' ', strip=True)}</p>" for e in first.select(".copyright, .extra_footer"))
+    notes = "".join(
+        f"<p>{e.get_text(' ', strip=True)}</p>" for e in first.select(".copyright, .extra_footer")
+    )
     return f"""<!DOCTYPE html>
 <html lang="{first.html["lang"]}" data-theme="light">
 <head>
@@ -96,7 +102,11 @@ def document(folder: Path) -> str:
 <style>{chr(10).join(heads)}</style>
 </head>
 <body>
-<header class="vae-title"><img src="{folder.name}/_static/favicon.svg" alt=""><p class="vae-name">{title.get_text()}</p>{notes}</header>
+<header class="vae-title">
+<img src="{folder.name}/_static/favicon.svg" alt="">
+<p class="vae-name">{title.get_text()}</p>
+{notes}
+</header>
 <nav class="vae-contents"><h1>Contents</h1>{"".join(listed)}</nav>
 <main class="bd-article-container">{"".join(texts)}</main>
 </body>
@@ -116,7 +126,9 @@ def print_book(folder: Path) -> Path:
         if lacking:
             raise FileNotFoundError(f"the book lacks {', '.join(lacking)}")
         for numbered in (False, True):
-            page.pdf(path=printed, prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
+            page.pdf(
+                path=printed, prefer_css_page_size=True, print_background=True, outline=True, tagged=True
+            )
             if not numbered:  # the numbers have their room already
                 page.evaluate(
                     "numbers => document.querySelectorAll('[data-page]')"
@@ -139,7 +151,8 @@ def offer(folder: Path, name: str) -> None:
         path = os.path.relpath(folder / name, page.parent)
         item = f'\n<li><a href="{path}" class="btn btn-sm dropdown-item">The whole book (.pdf)</a></li>'
         text = page.read_text("utf-8")
-        if item not in text and MENU.search(text):
+        menu = MENU.search(text)
+        if menu and item not in text:
             private = page.with_suffix(".tmp")
-            private.write_text(MENU.sub(lambda menu: menu[1] + item + menu[2], text, count=1), "utf-8")
+            private.write_text(text[: menu.end()] + item + text[menu.end() :], "utf-8")
             os.replace(private, page)

@@ -53,8 +53,8 @@ def _channels(colour: str) -> NDArray[np.float64]:
 
 
 def pack(pixels: NDArray[np.uint8]) -> str:
-    """A picture (height, width, 4) as a PNG in a data address, with a palette where it has few colours: about a
-    third of the bytes that matplotlib writes for the same pixels."""
+    """A picture (height, width, 4) as a PNG in a data address, with a palette where it has few colours: about
+    a third of the bytes that matplotlib writes for the same pixels."""
     height, width, _ = pixels.shape
     colours, index = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
     image = Image.fromarray(pixels)
@@ -119,15 +119,17 @@ def darken(svg: str) -> str:
 
 
 class drawing(nodes.image):
-    """An SVG image whose `room`, (width, height) in pixels, is known to the page before it is loaded, so that it
-    can be late; and the `least` width at which its text can be read."""
+    """An SVG image. Its `room`, (width, height) in pixels, is known to the page before it is loaded, which can
+    therefore be late; `least` is the width at which its text can still be read."""
 
 
 def visit_drawing(writer: Any, node: drawing) -> None:
     source = f"{writer.builder.imgpath}/{quote(writer.builder.images[node['uri']])}"
     look = dict(zip(("width", "height"), node["room"], strict=True))
     look["style"] = f"min-width: {node['least']}px; {writer.image_size(node)}".strip()
-    writer.body.append(writer.emptytag(node, "img", "", src=source, alt=node.get("alt", ""), loading="lazy", **look))
+    writer.body.append(
+        writer.emptytag(node, "img", "", src=source, alt=node.get("alt", ""), loading="lazy", **look)
+    )
     raise nodes.SkipNode
 
 
@@ -139,7 +141,9 @@ def as_drawing(image: nodes.image, svg: str, app: Sphinx) -> drawing:
     file.write_text(svg, "utf-8")
     (head,) = re.findall(r"<svg\s[^>]*>", svg)[:1]
     width, height = map(float, re.findall(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', head)[0])
-    unit = 4 / 3 if re.search(r'\swidth="[\d.]+pt"', head) else 1  # matplotlib draws in points: 3 are 4 pixels
+    unit = (
+        4 / 3 if re.search(r'\swidth="[\d.]+pt"', head) else 1
+    )  # matplotlib draws in points: 3 are 4 pixels
     drawn = drawing(image.rawsource, **deepcopy(image.attributes))
     drawn["uri"] = "/" + Path(os.path.relpath(file, app.srcdir)).as_posix()
     drawn["room"] = round(unit * width), round(unit * height)
