@@ -146,9 +146,13 @@ def test_runs_what_changed_and_nothing_else(checkout: Checkout) -> None:
     assert checkout.succeeds() == set()
     assert index.stat().st_mtime_ns == built, "touching a file built the book again"
 
+    printed = index.parent / "book.pdf"
+    printed.touch()
     checkout.write("book/index.md", "# Farewell\n")
     assert checkout.succeeds() == set()
     assert "Farewell" in index.read_text()
+    assert not printed.exists(), "that is of the former book"
+    assert (index.parent / "chapters/one.html").exists()
 
     checkout.configure(one={"seed": 3}, two=None)
     assert checkout.succeeds() == {"one"}

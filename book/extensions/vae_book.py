@@ -119,8 +119,8 @@ def darken(svg: str) -> str:
 
 
 class drawing(nodes.image):
-    """An SVG image. Its `room`, (width, height) in pixels, is known to the page before it is loaded, which can
-    therefore be late; `least` is the width at which its text can still be read."""
+    """An SVG image. Its `room`, (width, height) in pixels, is known to the page before it is loaded, which
+    can be late; `least` is the width at which its text can still be read."""
 
 
 def visit_drawing(writer: Any, node: drawing) -> None:
