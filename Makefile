@@ -8,10 +8,11 @@ READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv book full test lint bench serve clean
+.PHONY: help venv book pdf full test lint bench serve clean
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
+	@echo 'make pdf     the same, and all of it as one PDF (needs Chromium): book/_build/html/book.pdf'
 	@echo 'make full    the same with further pages on Fashion-MNIST, where it is found'
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
 	@echo 'make test    run the tests, which build a small book'
@@ -34,6 +35,9 @@ $(READY): requirements.lock pyproject.toml
 
 book: $(READY)
 	$(BIN)/python -m snakemake
+
+pdf: $(READY)
+	$(BIN)/python -m snakemake pdf
 
 full: $(READY)
 	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml

@@ -1,8 +1,9 @@
-"""Notebooks -> executed notebooks -> book -> verdict on its claims.
+"""Notebooks -> executed notebooks -> book -> verdict on its claims, and PDF.
 
     snakemake                                         the published book
     snakemake --configfile config/quick.yaml          the same from small runs
     snakemake --configfile config/book.yaml config/full.yaml    with further pages, on other data
+    snakemake pdf                                     the book, and the whole of it as one PDF
     snakemake notebooks                               the executed notebooks only
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-from workflow.jobs import absent, pages, summary
+from workflow.jobs import PDF, absent, pages, summary
 
 if "name" not in config:
 
@@ -49,7 +50,7 @@ CLAIMS = f"build/{NAME}/claims.json"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
 
 # `exec` makes the job a child of Snakemake itself, whose death it watches for (see workflow/jobs.py).
-JOB = "exec {sys.executable:q} workflow/jobs.py"
+JOB = "exec {sys.executable:q} -m workflow.jobs"
 
 
 rule all:
@@ -88,6 +89,17 @@ rule book:
     shell:
         JOB
         + " book --parent $PPID book vae_lab {params.staged} {params.output} {params.parameters:q} {input.executed}"
+
+
+rule pdf:
+    input:
+        f"{OUTPUT}/_build/html/index.html",
+    output:
+        f"{OUTPUT}/_build/html/{PDF}",
+    params:
+        html=f"{OUTPUT}/_build/html",
+    shell:
+        JOB + " pdf --parent $PPID {params.html}"
 
 
 rule notebooks:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-from reader import Visit, chromium, open_page, served
+from reader import Visit, open_page, served
+
+from workflow.browser import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 

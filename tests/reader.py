@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +10,7 @@ from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response
 
 
 @dataclass
@@ -38,22 +35,6 @@ def served(folder: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """The system's Chromium, which resolves no host but this one."""
-    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
-    executable = next((path for path in map(shutil.which, filter(None, names)) if path), None)
-    if executable is None:
-        pytest.fail("no Chromium found: install it, or name its executable in CHROMIUM")
-    offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    arguments = [offline, "--disable-gpu", "--disable-quic", *["--no-sandbox"] * (os.geteuid() == 0)]
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=executable, args=arguments) as browser,
-    ):
-        yield browser
 
 
 def open_page(browser: Browser, address: str) -> Visit:

@@ -263,42 +263,6 @@ def test_shows_no_warning_or_traceback(visit: Callable[[str], Visit], name: str)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_buttons_are_named_by_what_they_show(visit: Callable[[str], Visit], name: str) -> None:
-    """The text on a button is part of its accessible name (WCAG 2.5.3): the theme's own search button, the
-    titles inside its colour mode button and myst_nb's cells that open break this."""
-    buttons = (
-        visit(name)
-        .page.locator("button[aria-label]")
-        .evaluate_all(
-            "buttons => buttons.map(button => [button.getAttribute('aria-label'), button.textContent])"
-        )
-    )
-    assert [(label, text) for label, text in buttons if " ".join(text.split()) not in label] == []
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_boxes_that_scroll_can_be_reached_by_keyboard(visit: Callable[[str], Visit], name: str) -> None:
-    page = visit(name).page
-    boxes = page.locator("article :is(mjx-container, pre, .output, .pst-scrollable-table-container)")
-
-    def unreachable() -> list[str]:
-        return boxes.evaluate_all(
-            "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth + 1 && box.tabIndex < 0"
-            " && getComputedStyle(box).overflowX === 'auto' && !box.querySelector('a, button, [tabindex]'))"
-            ".map(box => box.outerHTML.slice(0, 120))"
-        )
-
-    page.set_viewport_size({"width": 360, "height": 800})
-    for _ in range(20):  # the page looks for such boxes a moment after a change of size
-        if not unreachable():
-            break
-        page.wait_for_timeout(100)
-    found = unreachable()
-    page.set_viewport_size({"width": 1280, "height": 720})
-    assert found == []
-
-
-@pytest.mark.parametrize("name", PAGES)
 def test_links_resolve(visit: Callable[[str], Visit], quick_book: Path, site: str, name: str) -> None:
     """Every link to a page of the book leads to a file that exists, and to an id inside it."""
     page = visit(name).page

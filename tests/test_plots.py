@@ -162,3 +162,55 @@ def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> N
         half = 1.96 * (pathwise["variance_se"] ** 2).sum() ** 0.5 / 2
         ends = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
         assert np.isclose(ends, pathwise["variance"].mean() + half).any(), "an interval is drawn"
+
+
+# Colours as people with a colour-blindness see them, for linear RGB: Machado, Oliveira and Fernandes (2009),
+# doi 10.1109/TVCG.2009.113, table 1, full severity.
+BLINDNESS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(colours: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of linear RGB (n, 3), for daylight (D65)."""
+    xyz = colours @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
+    ratio = np.maximum(xyz / [0.9505, 1.0, 1.089], 0)
+    f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
+
+
+def linear(colours: tuple[str, ...]) -> np.ndarray:
+    rgb = np.array([mpl.colors.to_rgb(colour) for colour in colours])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("kind", [None, *BLINDNESS])
+def test_the_colours_can_be_told_apart(kind: str | None) -> None:
+    """By people with and without a colour-blindness. A difference of 2 can just be seen."""
+    seen = linear(plots.PALETTE)
+    if kind:
+        seen = np.clip(seen @ np.array(BLINDNESS[kind]).T, 0, 1)
+    places = lab(seen)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    assert apart[~np.eye(len(places), dtype=bool)].min() > 10
+
+
+def test_in_grey_lines_differ_in_style() -> None:
+    """Some colours are the same grey, so each line has its own style; and all show on white and black."""
+    grey = lab(linear(plots.PALETTE))[:, 0]
+    assert len(set(map(str, plots.LINES))) == len(plots.LINES) == len(plots.PALETTE)
+    assert (grey > 35).all() and (grey < 85).all()

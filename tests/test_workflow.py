@@ -165,9 +165,13 @@ def test_runs_what_changed_and_nothing_else(checkout: Checkout) -> None:
     assert checkout.succeeds() == set()
     assert index.stat().st_mtime_ns == built, "touching a file built the book again"
 
+    printed = index.parent / "book.pdf"
+    printed.touch()
     checkout.write("book/index.md", "# Farewell\n")
     assert checkout.succeeds() == set()
     assert "Farewell" in index.read_text()
+    assert not printed.exists(), "that is of the former book"
+    assert (index.parent / "chapters/one.html").exists()
 
     checkout.configure(one={"seed": 3}, two=None)
     assert checkout.succeeds() == {"one"}
@@ -370,8 +374,8 @@ def test_results_that_changed_are_listed(tmp_path: Path) -> None:
         nbformat.write(notebook, tmp_path / folder / "one.ipynb")
 
     def changes(before: str, after: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / "workflow/changes.py", before, after]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        command = [sys.executable, "-m", "workflow.changes", str(tmp_path / before), str(tmp_path / after)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     write("old", p="1", same="0.123456789", gone="'text'")
     write("new", p="3", same="0.123456788", come="2")

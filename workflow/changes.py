@@ -1,4 +1,4 @@
-"""Which results differ between two folders of executed notebooks: `python workflow/changes.py BEFORE AFTER`.
+"""Which results differ between two folders of executed notebooks: `python -m workflow.changes BEFORE AFTER`.
 
 Prints a table in Markdown, of claims (verdict and value) and of the numbers that stand in the text.
 """
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from jobs import CLAIM_MIME
+
+from workflow.jobs import CLAIM_MIME
 
 GLUED = "application/papermill.record/"
 

@@ -1,4 +1,4 @@
-"""The jobs of the Snakefile: execute a notebook, build the book, look at its claims.
+"""The jobs of the Snakefile: execute a notebook, build the book, look at its claims, print it.
 
 All promise that
 
@@ -26,6 +26,7 @@ import yaml
 DATA_FILES, DATA_SYSTEM = ("fashion-mnist", "mnist"), "/usr/share/datasets"
 CLAIM_MIME = "application/vnd.vae-lab.claim+json"
 LOCK = Path("requirements.lock")
+PDF = "book.pdf"
 
 
 class SourcesChanged(Exception):
@@ -232,6 +233,9 @@ def build_book(
     built.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
 
+    if (built / "html" / PDF).exists():  # of the former book; and the pages lead to it
+        shutil.rmtree(built / "html")
+
     contents = staged / "_toc.yml"
     former = contents.read_text() if contents.exists() else None
     shutil.rmtree(staged, ignore_errors=True)
@@ -286,6 +290,23 @@ def check_claims(output: Path, failing: str, known: Mapping[str, list[str]], cha
     os.replace(private, output)
     held = sum(claim["holds"] for claim in claims)
     sys.stderr.write(f"claims: {held} of {len(claims)} hold\n")
+    return 0
+
+
+def print_pdf(html: Path) -> int:
+    """Prints the book in the folder `html` as a PDF there."""
+    from workflow.browser import NoChromium
+    from workflow.pdf import offer, print_book
+
+    try:
+        with unchanged(*html.rglob("*.html")):
+            printed = print_book(html)
+    except (NoChromium, SourcesChanged) as error:
+        sys.stderr.write(f"pdf: {error}\n")
+        return 1
+    os.replace(printed, html / PDF)
+    offer(html, PDF)
+    sys.stderr.write(f"pdf: {html / PDF}\n")
     return 0
 
 
@@ -365,11 +386,14 @@ def main() -> int:
     job.add_argument("failing", choices=["error", "shown"], help="what a claim is that does not hold")
     job.add_argument("known", type=json.loads, help="a JSON object: sentences of each page that are no error")
     job.add_argument("chapters", type=Path, nargs="+")
+    job = jobs.add_parser("pdf", help="print the book")
+    job.add_argument("html", type=Path, help="folder of the built book")
     for job in jobs.choices.values():
         job.add_argument("--parent", type=int, required=True, help="the process to live and die with")
     args = vars(parser.parse_args())
     stop_with(args.pop("parent"))
-    return {"notebook": execute, "book": build_book, "claims": check_claims}[args.pop("job")](**args)
+    run = {"notebook": execute, "book": build_book, "claims": check_claims, "pdf": print_pdf}
+    return run[args.pop("job")](**args)
 
 
 if __name__ == "__main__":

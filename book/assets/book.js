@@ -13,10 +13,10 @@
   addEventListener("beforeprint", () => { shown = root.dataset.theme; root.dataset.theme = "light"; });
   addEventListener("afterprint", () => { root.dataset.theme = shown; });
 
-  // A wide formula scrolls in its box; let the keyboard reach it there.
-  const reach = () => document.querySelectorAll('mjx-container[display="true"]').forEach((formula) => {
-    formula.toggleAttribute("tabindex", formula.scrollWidth > formula.clientWidth);
-    if (formula.hasAttribute("tabindex")) formula.tabIndex = 0;
+  // A wide formula or figure scrolls in its box; let the keyboard reach it there.
+  const reach = () => document.querySelectorAll('mjx-container[display="true"], .light-or-dark').forEach((box) => {
+    box.toggleAttribute("tabindex", box.scrollWidth > box.clientWidth);
+    if (box.hasAttribute("tabindex")) box.tabIndex = 0;
   });
   addEventListener("load", () => { window.MathJax?.startup?.promise.then(reach); });
   addEventListener("resize", reach);

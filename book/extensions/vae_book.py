@@ -1,9 +1,10 @@
-"""What the book needs beyond its configuration: dark figures, figures to play with, and links to the
+"""What the book needs beyond its configuration: figures for the page, figures to play with, and links to the
 repository once it is known.
 
-**Dark figures.** Notebooks draw SVG with ink on white paper and know nothing of themes. For each such
+**Figures.** Notebooks draw SVG with ink on white paper and know nothing of themes. For each such
 figure this extension writes a twin in which the two colours are those of the dark theme, and puts both
-into the same figure under the theme's classes `only-light` and `only-dark`: one number, one caption.
+into the same figure under the theme's classes `only-light` and `only-dark`: one number, one caption. The
+page keeps room for a figure and loads it when the reader comes near, and never the twin that is not shown.
 
 **Playable figures.** A cell with a figure may also hold data for one of the scripts in assets/play/. They go
 into the page as JSON, with that script, which puts its own picture in the place of the static one. Without
@@ -21,9 +22,13 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
+from math import ceil
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from docutils import nodes
@@ -39,6 +44,10 @@ DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
 PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
+POSITION = re.compile(r' (?:d|x|y)="[^"]*"')
+# Sizes of text: in drawings by matplotlib, which writes outlines of 100 units, and in those by hand.
+TEXT = re.compile(r'scale\((0?\.\d+) -\1\)|font-size="(\d+)"')
+LEGIBLE = 7  # pixels, the least height of text in a figure
 
 # As in vae_lab.notebook; a test compares them.
 PLAY_MIME = "application/vnd.vae-lab.play+json"
@@ -50,30 +59,61 @@ def _channels(colour: str) -> NDArray[np.float64]:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
 
 
+def pack(pixels: NDArray[np.uint8]) -> str:
+    """A picture (height, width, 4) as a PNG in a data address, with a palette where it has few colours: about
+    a third of the bytes that matplotlib writes for the same pixels."""
+    height, width, _ = pixels.shape
+    colours, index = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
+    image = Image.fromarray(pixels)
+    if len(colours) <= 256:
+        image = Image.fromarray(index.reshape(height, width).astype(np.uint8), "P")
+        image.putpalette(colours.tobytes(), "RGBA")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def pictures(svg: str) -> dict[str, NDArray[np.uint8]]:
+    """The pictures inside `svg`: data address -> pixels (height, width, 4)."""
+    found = {}
+    for match in PICTURE.finditer(svg):
+        with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+            found[match[0]] = np.asarray(image.convert("RGBA"))
+    return found
+
+
+def slim(svg: str) -> str:
+    """`svg` with less to transfer: positions to a hundredth of a point, pictures packed, and a look that many
+    points share written once."""
+    svg = POSITION.sub(lambda place: re.sub(r"(\.\d\d)\d+", r"\1", place[0]), svg)
+    looks = Counter(re.findall(r' style="([^"]*)"', svg))
+    for i, look in enumerate(look for look, points in looks.items() if points > 20 and "</style>" in svg):
+        svg = svg.replace(f' style="{look}"', f' class="look{i}"')
+        svg = svg.replace("</style>", f".look{i}{{{look}}}</style>", 1)
+    for address, pixels in pictures(svg).items():
+        svg = svg.replace(address, pack(pixels))
+    return svg
+
+
 def darken_pictures(svg: str) -> str:
     """`svg` with the grey pictures in it mapped from ink on paper to dark ink on dark paper.
 
     All of them or none, so that the pictures of one figure stay comparable: only if together they are more
     paper than ink. Coloured pictures stay as they are.
     """
-    grey: dict[str, NDArray[np.float64]] = {}
-    for match in PICTURE.finditer(svg):
-        with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
-            pixels = np.asarray(image.convert("RGBA")).astype(float)
+    grey = {}
+    for address, pixels in pictures(svg).items():
         visible = pixels[pixels[..., 3] > 0][:, :3]
         if visible.size and np.ptp(visible, axis=1).max() <= 12:
-            grey[match[0]] = pixels
+            grey[address] = pixels
     if not grey or np.mean([pixels[..., :3].mean() for pixels in grey.values()]) < 128:
         return svg
     ink = _channels(INK).mean()
-    for picture, pixels in grey.items():
+    for address, pixels in grey.items():
         light = np.clip((pixels[..., :3].mean(-1, keepdims=True) - ink) / (255 - ink), 0, 1)
         dark = _channels(DARK_INK) * (1 - light) + _channels(DARK_PAPER) * light
-        buffer = io.BytesIO()
-        Image.fromarray(np.concatenate([dark, pixels[..., 3:]], -1).round().astype(np.uint8)).save(
-            buffer, "PNG"
-        )
-        svg = svg.replace(picture, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+        turned = np.concatenate([dark, pixels[..., 3:]], -1).round().astype(np.uint8)
+        svg = svg.replace(address, pack(turned))
     return svg
 
 
@@ -85,12 +125,45 @@ def darken(svg: str) -> str:
     return darken_pictures(svg)
 
 
+class drawing(nodes.image):
+    """An SVG image. Its `room`, (width, height) in pixels, is known to the page before it is loaded, which
+    can be late; `least` is the width at which its text can still be read."""
+
+
+def visit_drawing(writer: Any, node: drawing) -> None:
+    source = f"{writer.builder.imgpath}/{quote(writer.builder.images[node['uri']])}"
+    look = dict(zip(("width", "height"), node["room"], strict=True))
+    look["style"] = f"min-width: {node['least']}px; {writer.image_size(node)}".strip()
+    writer.body.append(
+        writer.emptytag(node, "img", "", src=source, alt=node.get("alt", ""), loading="lazy", **look)
+    )
+    raise nodes.SkipNode
+
+
+def as_drawing(image: nodes.image, svg: str, app: Sphinx) -> drawing:
+    """The image with `svg` as its content, in a file named by that."""
+    folder = Path(app.outdir).parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{hashlib.sha256(svg.encode()).hexdigest()[:16]}.svg"
+    file.write_text(svg, "utf-8")
+    (head,) = re.findall(r"<svg\s[^>]*>", svg)[:1]
+    width, height = map(float, re.findall(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', head)[0])
+    unit = (
+        4 / 3 if re.search(r'\swidth="[\d.]+pt"', head) else 1
+    )  # matplotlib draws in points: 3 are 4 pixels
+    drawn = drawing(image.rawsource, **deepcopy(image.attributes))
+    drawn["uri"] = "/" + Path(os.path.relpath(file, app.srcdir)).as_posix()
+    drawn["room"] = round(unit * width), round(unit * height)
+    sizes = [100 * float(outline) if outline else float(written) for outline, written in TEXT.findall(svg)]
+    drawn["least"] = ceil(min(unit * width, LEGIBLE * width / min(sizes))) if sizes else 0
+    return drawn
+
+
 def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
     """Show every ink-on-paper SVG of a page by two images, of which the theme displays one.
 
-    Runs before Sphinx collects the images, so that it copies the twins like any other.
+    Runs before Sphinx collects the images, so that it copies them like any other.
     """
-    folder = Path(app.outdir).parent / "dark_figures"
     page = Path(app.env.doc2path(app.env.docname)).parent
     for image in list(doctree.findall(nodes.image)):
         uri = image["uri"]
@@ -99,21 +172,17 @@ def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
         source = Path(app.srcdir) / uri.lstrip("/") if uri.startswith("/") else page / uri
         if not source.is_file():
             continue  # Sphinx itself reports a missing image
-        light = source.read_text("utf-8")
-        if not COLOURS.search(light):
-            continue
-        dark = darken(light)
-        folder.mkdir(parents=True, exist_ok=True)
-        twin_file = folder / f"{hashlib.sha256(dark.encode()).hexdigest()[:16]}-dark.svg"
-        twin_file.write_text(dark, "utf-8")
-        twin = image.deepcopy()
-        twin["uri"] = "/" + Path(os.path.relpath(twin_file, app.srcdir)).as_posix()
+        svg = slim(source.read_text("utf-8"))
+        light = as_drawing(image, svg, app)
         # The wrapper keeps the caption from being a sibling: the theme hides captions after a hidden image.
         wrapper = nodes.inline(classes=["light-or-dark"])
+        wrapper += light
+        if COLOURS.search(svg):
+            dark = as_drawing(image, darken(svg), app)
+            light["classes"].append("only-light")
+            dark["classes"].append("only-dark")
+            wrapper += dark
         image.parent.replace(image, wrapper)
-        wrapper += [image, twin]
-        image["classes"].append("only-light")
-        twin["classes"].append("only-dark")
 
 
 def play_data(figure: str, play: Mapping[str, Any]) -> str:
@@ -155,13 +224,22 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
     content[0] = json.dumps(notebook)
 
 
+def choose_mathjax(app: Sphinx, config: Config) -> None:
+    """Load only the parts of MathJax that the book uses (`mathjax3_config`), not its menu."""
+    config.mathjax_path = "mathjax/startup.js"
+
+
 def offer_repository(app: Sphinx, config: Config) -> None:
     """Switch on what needs the repository's address, once `repository.url` holds one."""
     options = config.html_theme_options
     if not options.get("repository_url"):
         return
     options |= {"use_repository_button": True, "use_issues_button": True}
-    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+    options["launch_buttons"] = {
+        "notebook_interface": "jupyterlab",
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+    }
 
 
 def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -170,7 +248,9 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         # A list has list items; screen readers would not announce docutils' bibliography as a list.
         body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
         # Cells that open and close carry a visible text, which this label would hide from screen readers.
-        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
+        body = body.replace(' aria-label="Toggle hidden content"', "")
+        # The empty corner of pandas' tables is the heading of nothing.
+        context["body"] = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
     # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
@@ -189,6 +269,8 @@ def add_players(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_node(drawing, html=(visit_drawing, None))
+    app.connect("config-inited", choose_mathjax)
     app.connect("config-inited", offer_repository)
     app.connect("source-read", prepare_notebook)
     app.connect("doctree-read", add_dark_twins, priority=400)
