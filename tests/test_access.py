@@ -238,7 +238,7 @@ def test_the_book_is_one_pdf(pdf: Path, quick_book: Path) -> None:
     for title, number in zip(titles, numbers, strict=True):
         assert title in re.sub(r"\s+", " ", text[number])
         assert title == "Contents" or f"{title} {number + 1}" in listed
-        assert text[number].split()[-1] == str(number + 1) or str(number + 1) in text[number].split()
+        assert str(number + 1) in text[number].split(), "the page says its number"
     whole = " ".join(text)
     for i in range(1, len(CHAPTERS) + 1):
         assert f"Figure {i}.1" in whole
@@ -252,12 +252,10 @@ def test_the_book_is_one_pdf(pdf: Path, quick_book: Path) -> None:
 
 def test_every_page_offers_the_pdf_that_is_there(pdf: Path, quick_book: Path) -> None:
     assert not list(quick_book.parent.glob(".book.*")), "nothing is left behind"
-    for name in PAGES:
+    for name in PAGES[:-1]:  # the search has no such menu
         page = quick_book / f"{name}.html"
         found = re.findall(r'href="([^"]*book\.pdf)"', page.read_text("utf-8"))
-        assert [(page.parent / path).resolve() for path in found] == (
-            [pdf] if name != "search" else found and [pdf]
-        )
+        assert [(page.parent / path).resolve() for path in found] == [pdf]
 
 
 def test_without_chromium_the_pdf_says_so(

@@ -16,6 +16,11 @@ from pypdf import PdfReader
 from workflow.browser import chromium
 
 MENU = re.compile(r'<div class="dropdown dropdown-download-buttons">.*?(?=\s*</ul>)', re.DOTALL)
+ITEM = """
+<li><a href="{}" class="btn btn-sm dropdown-item">
+<span class="btn__icon-container"><i class="fas fa-book"></i></span>
+<span class="btn__text-container">The whole book (.pdf)</span>
+</a></li>"""
 
 
 def soup(folder: Path, page: str) -> BeautifulSoup:
@@ -149,7 +154,7 @@ def offer(folder: Path, name: str) -> None:
     """Put the PDF `name` of `folder` into the download menus of the pages there."""
     for page in folder.rglob("*.html"):
         path = os.path.relpath(folder / name, page.parent)
-        item = f'\n<li><a href="{path}" class="btn btn-sm dropdown-item">The whole book (.pdf)</a></li>'
+        item = ITEM.format(path)
         text = page.read_text("utf-8")
         menu = MENU.search(text)
         if menu and item not in text:
