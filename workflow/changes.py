@@ -19,10 +19,8 @@ def results(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
     for path in sorted(folder.glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
-                data, name = (
-                    output.get("data", {}),
-                    output.get("metadata", {}).get("scrapbook", {}).get("name"),
-                )
+                data = output.get("data", {})
+                name = output.get("metadata", {}).get("scrapbook", {}).get("name")
                 if CLAIM_MIME in data:
                     claim = data[CLAIM_MIME]
                     verdict = "holds" if claim["holds"] else "does not hold"
