@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import nbformat
 import pytest
 import yaml
 from axe_playwright_python.base import AXE_SCRIPT
+from matplotlib import pyplot as plt
 from playwright.sync_api import Browser, Page, Route
 from pypdf import PdfReader
 from reader import Visit, open_page, served
@@ -170,6 +173,25 @@ def test_figures_are_drawings_with_legible_text(
         letters = [100 * float(size) for size in re.findall(r"scale\((\S+) -\1\)", svg)]
         letters += [float(size) for size in re.findall(r'font-size="([\d.]+)"', svg)]
         assert letters and scale * min(letters) > LEGIBLE - 0.1, source
+
+
+def test_a_slim_figure_shows_the_same() -> None:
+    """Fewer bytes, the same pixels of pictures, the same points and looks."""
+    extension = runpy.run_path(str(BOOK / "extensions" / "vae_book.py"))
+    figure, (left, right) = plt.subplots(1, 2)
+    left.imshow([[0.1 * i * j for j in range(20)] for i in range(20)], cmap="gray")
+    right.scatter(range(200), range(200), color="#d55e00", marker="$3$")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    plt.close(figure)
+    svg = buffer.getvalue()
+    slim = extension["slim"](svg)
+    assert len(slim) < 0.8 * len(svg)
+    pairs = zip(*(extension["pictures"](drawing).values() for drawing in (svg, slim)), strict=True)
+    assert [bool((before == after).all()) for before, after in pairs] == [True]
+    assert slim.count("<use") == svg.count("<use")
+    (look,) = re.findall(r"\.(look\d+)\{fill: #d55e00", slim)
+    assert slim.count(f'class="{look}"') == 200
 
 
 # Paper

@@ -67,7 +67,10 @@ def pack(pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(pixels)
     if len(colours) <= 256:
         image = Image.fromarray(index.reshape(height, width).astype(np.uint8), "P")
-        image.putpalette(colours.tobytes(), "RGBA")
+        if (colours[:, 3] == 255).all():
+            image.putpalette(colours[:, :3].tobytes())
+        else:
+            image.putpalette(colours.tobytes(), "RGBA")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
