@@ -93,11 +93,22 @@ const vaePlay = (() => {
   // sheet gives the height.
   function panel(attributes, paint) {
     const element = svg("svg", attributes);
+    let width = 0, height = 0; // kept, since to ask for them would lay out the whole page
     const repaint = () => {
-      const { width, height } = element.getBoundingClientRect();
-      if (width) element.replaceChildren(...paint(width, height).flat(Infinity));
+      if (!width) return;
+      // A node that is there already stays where it is: to put back hundreds of letters takes a while.
+      const nodes = paint(width, height).flat(Infinity);
+      [...element.children].filter((node) => !nodes.includes(node)).forEach((node) => node.remove());
+      let next = element.firstChild;
+      for (const node of nodes) {
+        if (node === next) next = next.nextSibling;
+        else element.insertBefore(node, next);
+      }
     };
-    new ResizeObserver(repaint).observe(element);
+    new ResizeObserver(([{ contentRect }]) => {
+      ({ width, height } = contentRect);
+      repaint();
+    }).observe(element);
     return { element, repaint };
   }
 
