@@ -186,7 +186,7 @@ def test_a_slim_figure_shows_the_same() -> None:
     plt.close(figure)
     svg = buffer.getvalue()
     slim = extension["slim"](svg)
-    assert len(slim) < 0.8 * len(svg)
+    assert len(slim) < 0.9 * len(svg)
     pairs = zip(*(extension["pictures"](drawing).values() for drawing in (svg, slim)), strict=True)
     assert [bool((before == after).all()) for before, after in pairs] == [True]
     assert slim.count("<use") == svg.count("<use")
