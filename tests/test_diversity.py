@@ -550,9 +550,9 @@ print(peak() - before)
 # Not by getrusage: on Linux a child's maximum starts from that of the process that started it.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
-    """Measured: 0.9 GB, and 2.0 GB without chunks, which the limit must tell apart."""
+    """Measured: 0.5 to 1.6 GB, by how much the system takes back meanwhile, and 2.0 GB without chunks."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1.4e9
+    assert int(run.stdout) < 1.8e9
 
 
 def test_the_classifier_says_what_its_features_say() -> None:
