@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -397,7 +398,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    # As safe as being killed, and unlike an exception it cannot get stuck in what waits for a kernel to end.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    sys.exit(main())
