@@ -93,7 +93,7 @@ rule book:
 
 rule pdf:
     input:
-        f"{OUTPUT}/_build/html/index.html",
+        INDEX,
     output:
         f"{OUTPUT}/_build/html/{PDF}",
     params:

@@ -151,9 +151,8 @@ def as_drawing(image: nodes.image, svg: str, app: Sphinx) -> drawing:
     file.write_text(svg, "utf-8")
     (head,) = re.findall(r"<svg\s[^>]*>", svg)[:1]
     width, height = map(float, re.findall(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', head)[0])
-    unit = (
-        4 / 3 if re.search(r'\swidth="[\d.]+pt"', head) else 1
-    )  # matplotlib draws in points: 3 are 4 pixels
+    # Matplotlib draws in points, of which 3 are 4 pixels.
+    unit = 4 / 3 if re.search(r'\swidth="[\d.]+pt"', head) else 1
     drawn = drawing(image.rawsource, **deepcopy(image.attributes))
     drawn["uri"] = "/" + Path(os.path.relpath(file, app.srcdir)).as_posix()
     drawn["room"] = round(unit * width), round(unit * height)
