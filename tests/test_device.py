@@ -111,3 +111,15 @@ def test_the_linear_model_reaches_the_same_optimum() -> None:
     value = vae.maximise(x)
     assert value.item() == pytest.approx(ppca(x, 3).log_likelihood, abs=1e-6)
     assert vae.log_likelihood(x).item() == pytest.approx(value.item(), abs=1e-6)
+
+
+def test_a_model_is_on_the_device_for_a_block() -> None:
+    vae = VAE(64, 4, hidden=(16,), replicas=3)
+    with vae.on("auto") as same:
+        assert same is vae
+        assert next(vae.parameters()).is_cuda
+        fit(vae, X, epochs=2, progress=False)
+        there = evaluate(vae, X, 200)
+    assert not next(vae.parameters()).is_cuda
+    here = evaluate(vae, X, 200)
+    assert there["kl"].to_numpy() == pytest.approx(here["kl"].to_numpy(), rel=1e-4)

@@ -7,7 +7,7 @@ from scipy import stats
 from torch.distributions import Bernoulli, Normal
 
 from vae_lab import VAE, DiagonalNormal
-from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear
+from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear, choose_device
 from vae_lab.noise import Streams
 from vae_lab.registry import UnknownName
 
@@ -176,3 +176,25 @@ def test_bad_arguments_say_what_was_expected() -> None:
         VAE(5, replicas=3, seed=[1, 2])
     with pytest.raises(UnknownName, match="did you mean 'relu'"):
         VAE(5, activation="rellu")
+
+
+def test_a_model_is_on_a_device_for_a_block_and_back_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = VAE(4, 1)
+    for device in ("auto", "cpu"):
+        with vae.on(device) as same:  # type: ignore[arg-type]
+            assert same is vae
+    moves: list[str] = []
+    monkeypatch.setattr(VAE, "to", lambda self, device: moves.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device in ("auto", "cuda", "cpu"):
+        with pytest.raises(RuntimeError, match="inside"), vae.on(device):  # type: ignore[arg-type]
+            raise RuntimeError("inside")
+    assert moves == ["cuda", "cpu", "cuda", "cpu", "cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(ValueError, match="torch finds no CUDA here; 'auto' takes the CPU then"),
+        vae.on("cuda"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="device is one of 'auto', 'cpu', 'cuda', got 'gpu'"):
+        choose_device("gpu")  # type: ignore[arg-type]

@@ -11,10 +11,11 @@ replicas come as (B, features); the results always have the replica axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from operator import index
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -27,10 +28,21 @@ from .registry import Registry
 
 Likelihood = Literal["bernoulli", "gaussian"]
 Latent = Literal["normal", "bernoulli"]
+Device = Literal["auto", "cpu", "cuda"]
 
 ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
     {"gelu": nn.functional.gelu, "tanh": torch.tanh, "relu": torch.relu}, kind="activation"
 )
+
+
+def choose_device(name: Device) -> torch.device:
+    """The device of that name; "auto" is CUDA where torch finds it, and the CPU elsewhere."""
+    if name not in get_args(Device):
+        raise ValueError(f"device is one of {', '.join(map(repr, get_args(Device)))}, got {name!r}")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ValueError("torch finds no CUDA here; 'auto' takes the CPU then, and 'cpu' always does")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
 def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
@@ -304,6 +316,21 @@ class VAE(nn.Module):
         if self.latent == "bernoulli":
             return _bits(self._origin)
         return DiagonalNormal(self._origin, self._origin, validate_args=False)
+
+    @contextmanager
+    def on(self, device: Device) -> Iterator[Self]:
+        """The model on a device for the length of a block, and back where it was after it.
+
+        `fit`, `evaluate` and all else that takes a model and items compute where the model is. "auto" is CUDA
+        where torch finds it, and the CPU elsewhere. Random numbers are those of the device: runs on another
+        one agree as runs with another seed do. Raises ValueError for "cuda" where there is none.
+        """
+        home = self._origin.device
+        self.to(choose_device(device))
+        try:
+            yield self
+        finally:
+            self.to(home)
 
     def generate(self, n: int, seed: int = 0) -> Tensor:
         """Means of p(x|z) for `n` draws of z from the prior, the same for all replicas: (R, n, features)."""

@@ -120,7 +120,7 @@ def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
 
 
 def equivalence(values: ArrayLike, margin: float) -> float:
-    """p-value of the two one-sided t tests that the mean of independent `values` (n,) is within ±`margin`.
+    """p-value of the two one-sided t tests that the mean of independent `values` (n,) is within ± `margin`.
 
     A small one shows equivalence; a large one shows nothing, least of all a difference
     (schuirmann1987comparison).
