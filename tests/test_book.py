@@ -179,13 +179,15 @@ def test_dark_figures_turn_drawings_but_not_colours() -> None:
 
     def picture(*colours: str) -> str:
         buffer = io.BytesIO()
-        image = Image.new("RGB", (len(colours), 1))
+        image = Image.new("RGBA", (len(colours), 1))
         for column, colour in enumerate(colours):
-            image.putpixel((column, 0), ImageColor.getcolor(colour, "RGB"))
+            image.putpixel((column, 0), ImageColor.getcolor(colour, "RGBA"))
         image.save(buffer, "PNG")
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
-    drawing, heat_map = picture(paper, paper, ink), picture(paper, "#d55e00", "#0072b2")
+    nothing = "#00000000"  # transparent, as between the images of a row
+    drawing = picture(paper, paper, ink, *[nothing] * 4)
+    heat_map = picture(paper, "#d55e00", "#0072b2")
     lines = f'<path fill="{paper.upper()}" stroke="{ink}"/>'
     dark = extension["darken"](
         f'<svg xmlns="x"><image href="{drawing}"/><image href="{heat_map}"/>{lines}</svg>'
@@ -393,7 +395,8 @@ def test_all_that_is_public_has_one_entry(visit: Callable[[str], Visit]) -> None
     page = visit("api").page
     entries = page.locator("article dt.sig").evaluate_all("entries => entries.map(entry => entry.id)")
     assert len(entries) == len(set(entries))
-    assert set().union(*map(public, MODULES)) <= set(entries)
+    documented = [module for module in MODULES if module.__name__ != "vae_lab.cli"]  # a command, no library
+    assert set().union(*map(public, documented)) <= set(entries)
     assert [entry for entry in entries if "._" in entry] == []
     top = rows(page, "table-names")
     assert [row.cells[0] for row in top] == vae_lab.__all__

@@ -109,7 +109,8 @@ def darken_pictures(svg: str) -> str:
         visible = pixels[pixels[..., 3] > 0][:, :3]
         if visible.size and np.ptp(visible, axis=1).max() <= 12:
             grey[address] = pixels
-    if not grey or np.mean([pixels[..., :3].mean() for pixels in grey.values()]) < 128:
+    seen = [pixels[pixels[..., 3] > 0][:, :3].mean() for pixels in grey.values()]  # what is not is padding
+    if not grey or np.mean(seen) < 128:
         return svg
     ink = _channels(INK).mean()
     for address, pixels in grey.items():
