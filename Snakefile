@@ -5,6 +5,7 @@
     snakemake --configfile config/book.yaml config/full.yaml    with further pages, on other data
     snakemake pdf                                     the book, and the whole of it as one PDF
     snakemake notebooks                               the executed notebooks only
+    vae-lab sweep 03_vae -p latents=2,8,32            runs beside the book (vae_lab/sweeps.py): the same target
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
 An executed notebook depends on the notebook, its parameters, the package and the lock file; the book
@@ -14,6 +15,7 @@ compares contents, so touching a file re-runs nothing.
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -21,22 +23,30 @@ from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-from workflow.jobs import PDF, absent, pages, summary
+from workflow.jobs import PDF, absent, pages, stop_with, summary
+
+if os.environ.get("VAE_LAB_PARENT") == str(os.getppid()):  # and not in a job on another machine
+    stop_with(os.getppid())
 
 if "name" not in config:
 
     configfile: "config/book.yaml"
 
 
-if missing := {"name", "output", "notebooks"} - set(config):
+if missing := {"name", "notebooks"} - set(config):
     raise WorkflowError(f"The configuration lacks {', '.join(sorted(missing))}; config/book.yaml shows all keys.")
 
+PRIORITY = {name: place for place, name in enumerate(reversed(config.get("longest", [])), start=1)}
 FAILING, KNOWN = config.get("failing_claims", "error"), config.get("known_failures", {})
-NAME, OUTPUT = config["name"], config["output"]
-PACKAGE = sorted(map(str, Path("vae_lab").rglob("*.py")))
-# A page NAME--VARIANT comes from the notebook NAME, by other parameters, if this machine has the data.
+NAME, LIMIT = config["name"], config.get("time_limit", 0)
+OUTPUT = config.get("output", f"build/{NAME}")
+# Sources are at hand wherever a job runs, and results are where Snakemake's default storage says.
+PACKAGE = [local(str(path)) for path in sorted(Path("vae_lab").rglob("*.py"))]
+LOCK = local("requirements.lock")
+# A page or run NAME--VARIANT comes from the notebook NAME, by other parameters. A page is left out if this
+# machine lacks the data.
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
-for name in [name for name in NOTEBOOKS if "--" in name]:
+for name in [name for name in NOTEBOOKS if "--" in name and "output" in config]:
     if lacking := absent(NOTEBOOKS[name]):
         print(
             f"{name} is left out: this machine has no {' and '.join(lacking)}. "
@@ -78,7 +88,7 @@ rule book:
     input:
         sorted(map(str, pages(Path("book")))),
         PACKAGE,
-        "requirements.lock",
+        LOCK,
         executed=expand(EXECUTED, notebook=NOTEBOOKS),
     output:
         INDEX,
@@ -110,22 +120,26 @@ rule notebooks:
 rule notebook:
     input:
         PACKAGE,
-        "requirements.lock",
-        notebook=lambda wildcards: f"notebooks/{wildcards.notebook.partition('--')[0]}.ipynb",
+        LOCK,
+        notebook=lambda wildcards: local(f"notebooks/{wildcards.notebook.partition('--')[0]}.ipynb"),
     output:
         EXECUTED,
     params:
         failed=FAILED,  # not an output, which Snakemake would delete when the job fails
         parameters=lambda wildcards: json.dumps(NOTEBOOKS[wildcards.notebook], sort_keys=True),
     wildcard_constraints:
-        notebook="|".join(NOTEBOOKS),
+        notebook="|".join(map(re.escape, NOTEBOOKS)),
+    priority: lambda wildcards: PRIORITY.get(wildcards.notebook, 0)
+    resources:
+        time_limit=LIMIT,  # no parameter, whose change would run everything again
     threads: 1  # also OMP_NUM_THREADS: numbers then do not depend on what else runs
     shell:
-        JOB + " notebook --parent $PPID {input.notebook} vae_lab {output} {params.failed} {params.parameters:q}"
+        JOB + " notebook --parent $PPID --limit {resources.time_limit} {input.notebook:q} vae_lab {output:q} {params.failed:q}"
+        " {params.parameters:q}"
 
 
 os.makedirs("build", exist_ok=True)
-lock = FileLock(f"build/.{NAME}.lock")
+lock = FileLock(f"build/.{NAME.replace('/', '-')}.lock")
 
 
 onstart:

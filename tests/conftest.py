@@ -7,12 +7,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from checkout import Checkout
+from filelock import FileLock
 from playwright.sync_api import Browser
 from reader import Visit, open_page, served
 
 from workflow.browser import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+LONG = {"test_reliability", "test_cluster", "test_cli", "test_workflow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several processes: tests that share a book and a browser stay together, and the longest come first,
+    so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        if {"quick_book", "browser"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what the tests of reliability went through."""
+    reports = terminalreporter.getreports("passed")
+    lines = [str(text) for report in reports for key, text in report.user_properties if key == "figures"]
+    if lines:
+        terminalreporter.section("survived")
+        terminalreporter.write_line("\n".join(sorted(lines)))
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +48,9 @@ def root() -> Path:
 def quick_book() -> Path:
     """The folder of the HTML book made from small runs of the notebooks, built if anything changed."""
     command = [sys.executable, "-m", "snakemake", "--configfile", "config/quick.yaml"]
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (ROOT / "build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "build" / ".quick-tests.lock"):  # of the processes that share the tests
+        run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode:
         pytest.fail(f"the quick book could not be built:\n{run.stdout}", pytrace=False)
     return ROOT / "build" / "quick" / "_build" / "html"
@@ -48,3 +73,8 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, site: str) -> Callable[[str], Visit]:
     """Name of a page -> its visit, made once."""
     return functools.cache(lambda name: open_page(browser, f"{site}{name}.html"))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)

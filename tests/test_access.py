@@ -58,8 +58,14 @@ def violations(page: Page) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", NARROW)])
+# Chapters look alike: in the second way, those with figures to play with, and one more, stand for all.
+SOME = [name for name in PAGES if name not in CHAPTERS or Path(name).name[:2] in {"02", "03", "05", "09"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"),
+    [*((name, "light", 1400) for name in PAGES), *((name, "dark", NARROW) for name in SOME)],
+)
 def test_axe_finds_nothing(visit: Callable[[str], Visit], name: str, scheme: str, width: int) -> None:
     """No violation of any weight. No rule looks at colour and width at once, so two of the four combinations
     cover all."""

@@ -68,7 +68,7 @@ def test_every_estimator_has_its_formula_and_every_biased_one_its_bias() -> None
 
 @pytest.mark.parametrize(
     ("check", "name"),
-    [(check, name) for check, names in CHECKS.items() for name in names],
+    [(check, name) for check, names in CHECKS.items() for name in sorted(names)],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_contract_holds(check: Callable[[list[str]], None], name: str) -> None:

@@ -60,7 +60,7 @@ def test_names_outside_the_injected_cell_are_no_parameters() -> None:
 
 
 def test_a_notebook_without_parameters_is_told_how_to_write_them() -> None:
-    with pytest.raises(ParameterError, match="epochs: PositiveInt = 20"):
+    with pytest.raises(ValueError, match="epochs: PositiveInt = 20"):
         check_parameters({})
 
 

@@ -188,16 +188,6 @@ def figures(path: Path) -> list[str]:
     return outputs(path, "image/svg+xml")
 
 
-def test_another_value_changes_a_verdict(tmp_path: Path) -> None:
-    (command,) = code(sections("fork")["Another value"], "bash")
-    program, notebook, output, *options = shlex.split(command)
-    assert (program, output) == ("papermill", "out.ipynb")
-    run = papermill(ROOT / notebook, tmp_path / output, *options)
-    assert run.returncode == 0, run.stderr
-    fails = [claim["sentence"] for claim in outputs(tmp_path / output, CLAIM_MIME) if not claim["holds"]]
-    assert fails == ["The same test rejects the mistake of using σ² for σ."]
-
-
 def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> None:
     cost, outside = code(FORKS["A cost"])
     (estimator,) = code(FORKS["An estimator"])

@@ -59,6 +59,12 @@ NoiseName = _name_in(NOISES)
 class ParameterError(ValueError):
     """Parameters that a notebook does not take; the message lists all problems and what is allowed."""
 
+    def __init__(self, problems: list[str], allowed: Mapping[str, TypeAdapter[Any]]) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"{count} with the parameters", *(f"  {problem}" for problem in problems), "Allowed:"]
+        super().__init__("\n".join(lines + [f"  {name}: {describe(a)}" for name, a in allowed.items()]))
+        self.problems = problems
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -80,28 +86,35 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     annotations: dict[str, Any] = namespace.get("__annotations__", {})
     adapters = {name: TypeAdapter(hint) for name, hint in annotations.items() if name in namespace}
     if not adapters:
-        raise ParameterError("no annotated parameters found; write them like: epochs: PositiveInt = 20")
-    problems, values = [], {}
-    for name in _injected_names(namespace):
-        if name not in adapters:
-            nearest = difflib.get_close_matches(name, adapters, n=1, cutoff=0.0)[0]
-            problems.append(f"{name} = {namespace.get(name)!r}: no such parameter; did you mean {nearest}?")
-    for name, adapter in adapters.items():
-        if isinstance(namespace[name], bool) and "boolean" not in describe(adapter):
-            problems.append(f"{name} = {namespace[name]}: expected {describe(adapter)}, not a truth value")
-            continue
-        try:
-            values[name] = adapter.validate_python(namespace[name])
-        except ValidationError as error:
-            reasons = "; ".join(detail["msg"] for detail in error.errors())
-            problems.append(f"{name} = {namespace[name]!r}: {reasons}")
-    if problems:
-        allowed = [f"  {name}: {describe(adapter)}" for name, adapter in adapters.items()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        raise ParameterError(f"{count} with the parameters\n{listing}\nAllowed:\n" + "\n".join(allowed))
+        raise ValueError("no annotated parameters found; write them like: epochs: PositiveInt = 20")
+    given = {name: namespace.get(name) for name in _injected_names(namespace)}
+    values = validate(adapters, given | {name: namespace[name] for name in adapters})
     namespace.update(values)
     _run = _Run(values, time.perf_counter())
+
+
+def validate(allowed: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, converted to the types of the parameters that `allowed` names.
+
+    Unknown names, wrong types and values out of range raise one `ParameterError` that lists them all.
+    """
+    problems, converted = [], {}
+    for name, value in values.items():
+        if name not in allowed:
+            nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)[0]
+            problems.append(f"{name} = {value!r}: no such parameter; did you mean {nearest}?")
+        elif isinstance(value, bool) and "boolean" not in describe(allowed[name]):
+            problems.append(f"{name} = {value}: expected {describe(allowed[name])}, not a truth value")
+        else:
+            try:
+                converted[name] = allowed[name].validate_python(value)
+            except ValidationError as error:
+                problems.append(
+                    f"{name} = {value!r}: {'; '.join(detail['msg'] for detail in error.errors())}"
+                )
+    if problems:
+        raise ParameterError(problems, allowed)
+    return converted
 
 
 def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
@@ -209,6 +222,15 @@ def recorded(notebook: Mapping[str, Any], mime: str) -> list[dict[str, Any]]:
     """All records of one kind in an executed notebook, in order: its claims, for `CLAIM_MIME`."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
+
+
+def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """The numbers in the text of an executed notebook, by their names, as `glue` shows them."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    marked = [o for o in outputs if "scrapbook" in o.get("metadata", {})]
+    named = {o["metadata"]["scrapbook"]["name"]: o["data"] for o in marked}
+    key = "application/papermill.record/text/plain"
+    return {name: data[key].strip("'\"") for name, data in named.items() if key in data}
 
 
 def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:

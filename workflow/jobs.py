@@ -7,6 +7,7 @@ All promise that
 """
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,9 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -28,6 +31,7 @@ DATA_FILES, DATA_SYSTEM = ("fashion-mnist", "mnist"), "/usr/share/datasets"
 CLAIM_MIME = "application/vnd.vae-lab.claim+json"
 LOCK = Path("requirements.lock")
 PDF = "book.pdf"
+NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 class SourcesChanged(Exception):
@@ -117,18 +121,45 @@ class Narrator:
     def flush(self) -> None: ...
 
 
-def execute(notebook: Path, package: Path, output: Path, failed: Path, parameters: dict[str, Any]) -> int:
-    """Executes `notebook` to `output`, or, if it fails, to `failed`."""
+def execute(
+    notebook: Path, package: Path, output: Path, failed: Path, parameters: dict[str, Any], limit: int = 0
+) -> int:
+    """Executes `notebook` to `output`, or `failed`; stopped after `limit` seconds, if not 0."""
+    try:
+        return _execute(notebook, package, output, failed, parameters, limit)
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        name = output.stem
+        for private in _running(output).glob(f"{name}.{os.getpid()}.ipynb"):
+            private.unlink(missing_ok=True)
+        sys.stderr.write(
+            f"{name}: failed: its results cannot be written to {output.parent}: {error.strerror}\n"
+        )
+        return 1
+
+
+def _running(output: Path) -> Path:
+    """Where a notebook lies while it runs: papermill saves it after every cell, so it is not complete."""
+    return output.parent.parent / "running"
+
+
+def _execute(
+    notebook: Path, package: Path, output: Path, failed: Path, parameters: dict[str, Any], limit: int
+) -> int:
     import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     started, narrator = time.monotonic(), Narrator(output.stem)
-    # papermill saves after every cell, so its file is private until it is complete.
-    running = output.parent.parent / "running"
+    running = _running(output)
     for folder in (running, output.parent, failed.parent):
         folder.mkdir(parents=True, exist_ok=True)
     for left in (failed, *running.glob(f"{output.stem}.*.ipynb")):
         left.unlink(missing_ok=True)
+    # In a folder with a short name: the whole may have a hundred letters.
+    sockets = str(Path(tempfile.gettempdir()) / f"vae-lab-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     private = running / f"{output.stem}.{os.getpid()}.ipynb"
 
     try:
@@ -146,11 +177,21 @@ def execute(notebook: Path, package: Path, output: Path, failed: Path, parameter
                 stdout_file=narrator,
                 stderr_file=narrator,
                 extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks
+                # For nbclient: sockets that are files, since kernels that start at once may choose the same
+                # port, and the time that is left for a cell.
+                config=Config({"ConnectionFileMixin": {"transport": "ipc", "ip": sockets}}),
+                timeout_func=lambda _: max(1, limit + started - time.monotonic()) if limit else None,
             )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_PLACE:
+            raise
         failure = {"cell": narrator.cell, "error": type(error).__name__, "message": str(error)}
         if isinstance(error, PapermillExecutionError):
             failure |= {"error": error.ename, "message": error.evalue}
+        elif isinstance(error, CellTimeoutError):
+            failure |= {"error": "TimeLimit", "message": f"stopped at the time limit of {limit} s"}
+        elif isinstance(error, DeadKernelError):
+            failure["message"] = "the kernel died, as it does when memory runs out"
         target = failed
     else:
         failure, target = {}, output
@@ -319,8 +360,13 @@ def copy(source: Path, target: Path) -> None:
 
 def set_apart(page: Path) -> None:
     """Gives the page NAME--VARIANT a title and labels unlike those of the page NAME of the same notebook."""
-    variant, times = page.stem.partition("--")[2], page.stat()
-    text = page.read_text()
+    times = page.stat()
+    page.write_text(apart(page.read_text("utf-8"), page.stem.partition("--")[2]), "utf-8")
+    os.utime(page, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def apart(text: str, variant: str) -> str:
+    """A notebook, as text, with `variant` in its title and in the labels of its figures and equations."""
     notebook = nbformat.reads(text, as_version=4)
     figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
     equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
@@ -330,8 +376,7 @@ def set_apart(page: Path) -> None:
     notebook = nbformat.reads(text, as_version=4)
     title = next(c for c in notebook.cells if c.cell_type == "markdown")
     title.source = re.sub(r"^# .*", rf"\g<0>: {variant}", title.source)
-    nbformat.write(notebook, page)
-    os.utime(page, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return str(nbformat.writes(notebook)) + "\n"
 
 
 def add_to_contents(contents: Path, names: list[str]) -> None:
@@ -375,6 +420,7 @@ def main() -> int:
     job.add_argument("output", type=Path)
     job.add_argument("failed", type=Path, help="where a failing notebook is kept")
     job.add_argument("parameters", type=json.loads, help="a JSON object")
+    job.add_argument("--limit", type=int, default=0, help="seconds, after which it is stopped")
     job = jobs.add_parser("book", help="build the book")
     job.add_argument("book", type=Path)
     job.add_argument("package", type=Path, help="folder of the code that the book describes")

@@ -1,0 +1,403 @@
+"""See what can be changed in the notebooks, change it, run it here or on a cluster, and compare.
+
+Run it inside a checkout. Snakemake executes the runs: what is done is skipped, what was interrupted is
+carried on.
+
+Exit codes: 0, all is well; 1, a run failed or a claim does not hold; 2, wrong use, and nothing was started;
+3, other runs of the notebook go on; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import nbformat
+import pandas as pd
+import typer
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .experiments import LISTS, Experiment, NotAnExperiment, column, grid, listed, read_experiment, results
+from .experiments import fork as fork_of
+from .sweeps import Busy, CannotWrite, Runs, stored
+
+FAILED, REFUSED, BUSY, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+shown, told = Console(), Console(stderr=True, highlight=False)
+
+
+def checkout() -> Path:
+    """The checkout that the working directory lies in."""
+    here = Path.cwd()
+    folders = (here, *here.parents)
+    found = [f for f in folders if (f / "Snakefile").is_file() and (f / "notebooks").is_dir()]
+    if not found:
+        refuse(
+            f"{here} is not inside a checkout of vae_lab, with its Snakefile and notebooks. Change to one."
+        )
+    return found[0]
+
+
+def names(incomplete: str = "") -> list[str]:
+    """The notebooks of the checkout, for the shell's completion too."""
+    return sorted(p.stem for p in (checkout() / "notebooks").glob("*.ipynb") if p.stem.startswith(incomplete))
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A notebook, such as 03_vae.", autocompletion=names)
+]
+OptionalName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Only this notebook.", autocompletion=names)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+Settings = Annotated[
+    list[str],
+    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter; may be given several times."),
+]
+TimeLimit = Annotated[
+    int | None, typer.Option(min=1, help="Seconds after which a run is stopped. Default: none.")
+]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where results are kept, such as s3://bucket/folder.")
+]
+
+
+def refuse(message: str, code: int = REFUSED) -> NoReturn:
+    told.print(escape(message), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def find(name: str) -> Experiment:
+    if name not in names():
+        near = [n for n in names() if name in n] or difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+        refuse(
+            f"{name}: no such notebook{f'; did you mean {near[0]}?' if near else '.'} `vae-lab list` has all."
+        )
+    try:
+        return read_experiment(checkout() / "notebooks" / f"{name}.ipynb")
+    except NotAnExperiment as error:
+        refuse(str(error))
+
+
+def points_of(one: Experiment, settings: Sequence[str], several: bool = False) -> list[dict[str, Any]]:
+    try:
+        return grid(one, settings, several)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def as_table(rows: Iterable[Sequence[Any]], *columns: str) -> Table:
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
+
+
+def as_json_lines(table: pd.DataFrame) -> str:
+    return str(table.to_json(orient="records", force_ascii=False, indent=1))
+
+
+@app.command("list")
+def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
+    """The notebooks, the question of each, and its parameters: default, allowed values, meaning."""
+    found = [find(name)] if name else []
+    for each in names() if not name else ():
+        try:
+            found.append(read_experiment(checkout() / "notebooks" / f"{each}.ipynb"))
+        except NotAnExperiment as error:
+            told.print(escape(str(error)), soft_wrap=True)
+    if as_json:
+        keys = ("default", "allowed", "meaning", "schema")
+        content = {
+            one.name: {
+                "title": one.title,
+                "question": one.question,
+                "parameters": {
+                    p.name: {key: getattr(p, key) for key in keys} for p in one.parameters.values()
+                },
+            }
+            for one in found
+        }
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    for one in found:
+        shown.print(f"[bold]{escape(one.name)}[/]  {escape(one.question)}", highlight=False)
+        if name:
+            rows = [(p.name, repr(p.default), p.allowed, p.meaning) for p in one.parameters.values()]
+            shown.print(as_table(rows, "parameter", "default", "allowed", "meaning"))
+        else:
+            shown.print("    " + escape(", ".join(one.parameters)), style="dim", highlight=False)
+
+
+# Running
+
+
+def start(runs: Runs, quietly: bool, **options: Any) -> subprocess.Popen[bytes]:
+    try:
+        return runs.start(quietly=quietly, **options)
+    except CannotWrite as error:
+        refuse(str(error))
+
+
+def execute(runs: Runs, as_json: bool, quietly: bool = True, **options: Any) -> dict[str, str]:
+    """Executes runs, shows how far they are, and reports; what became of each."""
+    began, said = time.monotonic(), set[str]()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    process = start(runs, quietly, **options)
+    try:
+        with Progress(*columns, console=told, disable=not (quietly and told.is_terminal)) as progress:
+            bar = progress.add_task(runs.experiment.name, total=runs.missing())
+            while process.poll() is None:
+                time.sleep(0.2)
+                finished = runs.finished()
+                waiting = runs.missing() - sum(what == "failed" for what in finished.values())
+                progress.update(bar, completed=len(finished), total=len(finished) + waiting)
+                for run in finished.keys() - said if quietly else ():
+                    told.print(escape(f"{run}: {finished[run]}"), soft_wrap=True)
+                said |= finished.keys()
+        status = runs.ended()
+    except KeyboardInterrupt:
+        runs.interrupt()
+        report(runs, runs.ended(), time.monotonic() - began, as_json)
+        refuse("Interrupted. What is done is kept; the same command carries on.", INTERRUPTED)
+    except Busy as error:
+        refuse(str(error), BUSY)
+    report(runs, status, time.monotonic() - began, as_json)
+    if "lost" in status.values() and quietly:
+        told.print(escape(f"Snakemake's last words, from {runs.log}:"), soft_wrap=True)
+        told.print(escape("\n".join(runs.messages().splitlines()[-15:])), soft_wrap=True)
+    return status
+
+
+def report(runs: Runs, status: dict[str, str], seconds: float, as_json: bool) -> None:
+    """What ran, failed, was skipped, or was lost."""
+    failures = {run: runs.failure(run) for run, what in status.items() if what in {"failed", "lost"}}
+    if as_json:
+        content = {
+            "notebook": runs.experiment.name,
+            "runs": {run: {"status": what, "parameters": runs.points[run]} for run, what in status.items()},
+            "failures": {run: asdict(failure) for run, failure in failures.items()},
+            "seconds": round(seconds, 1),
+        }
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    words = {"done": "ran", "skipped": "done before", "failed": "failed", "lost": "lost"}
+    counts = {what: sum(value == what for value in status.values()) for what in words}
+    summary = ", ".join(f"{n} {words[what]}" for what, n in counts.items() if n)
+    told.print(f"{runs.experiment.name}: {summary}, in {seconds:.0f} s")
+    for run, failure in failures.items():
+        settings = ", ".join(f"{key}={value}" for key, value in runs.points[run].items()) or "defaults"
+        told.print(escape(f"  {run} ({settings}): {failure.error}: {failure.message}"), soft_wrap=True)
+        if failure.kept:
+            told.print(escape(f"      kept at {failure.kept}"), soft_wrap=True)
+
+
+MORE = {"allow_extra_args": True, "ignore_unknown_options": False}
+
+
+@app.command(context_settings=MORE)
+def run(
+    context: typer.Context,
+    name: Name,
+    settings: Settings = [],  # noqa: B006
+    time_limit: TimeLimit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a notebook once, with some parameters changed. What stands after `--` goes to Snakemake."""
+    one = find(name)
+    runs = Runs(checkout(), one, points_of(one, settings))
+    status = execute(runs, as_json, quietly=False, cores=1, time_limit=time_limit, more=context.args)
+    ((key, what),) = status.items()
+    if what in {"failed", "lost"}:
+        raise typer.Exit(FAILED)
+    if not as_json:
+        content = nbformat.read(runs.executed(key), as_version=4)
+        show_claims(results([(key, content)], one))
+        told.print(escape(f"The executed notebook: {runs.executed(key)}"), soft_wrap=True)
+
+
+@app.command(context_settings=MORE)
+def sweep(
+    context: typer.Context,
+    name: Name,
+    settings: Settings = [],  # noqa: B006
+    cores: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one per core.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Where to run: slurm, kubernetes, … Default: here.")
+    ] = None,
+    storage: Storage = None,
+    time_limit: TimeLimit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a notebook for all combinations of values, such as -p seed=0:10 -p latents=2,8,32.
+
+    0:10 stands for 0, 1, …, 9. What stands after `--` goes to Snakemake.
+    """
+    one = find(name)
+    if executor == "kubernetes" and not storage:
+        refuse("Nothing is shared with Kubernetes but a storage: say which, by --storage s3://bucket/folder")
+    runs = Runs(checkout(), one, points_of(one, settings, several=True), storage)
+    options: dict[str, Any] = {"cores": cores, "executor": executor, "time_limit": time_limit}
+    if dry_run:
+        raise typer.Exit(start(runs, False, **options, more=["--dry-run", *context.args]).wait())
+    status = execute(runs, as_json, **options, more=context.args)
+    if not as_json:
+        told.print(f"`vae-lab results {name}` has the numbers.", markup=False)
+    if {"failed", "lost"} & set(status.values()):
+        raise typer.Exit(FAILED)
+
+
+# Results
+
+
+COMPARED = ["run", "name", "value", "holds"]
+
+
+def as_sortable(cells: pd.Series[Any]) -> pd.Series[Any]:
+    return cells if pd.api.types.is_numeric_dtype(cells) else cells.astype(str)
+
+
+@app.command("results")
+def show_results(
+    name: Name,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file.")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """All runs of a notebook as one table: parameters, claims, numbers of the text, provenance."""
+    one = find(name)
+    table = results(stored(checkout(), name, storage), one)
+    if table.empty:
+        refuse(f"{name} has no runs yet; `vae-lab run {name}` makes one.", FAILED)
+    try:
+        if csv:
+            table.to_csv(csv, index=False)
+        if parquet:
+            plain = table.map(lambda cell: json.dumps(cell) if isinstance(cell, list | dict) else cell)
+            plain.to_parquet(parquet, index=False)
+    except OSError as error:
+        refuse(f"{csv or parquet} cannot be written: {error.strerror or error}")
+    if as_json:
+        print(as_json_lines(table))
+    elif not csv and not parquet:
+        changing = [p for p in map(column, one.parameters) if table[p].astype(str).nunique() > 1]
+        table["run"] = table["run"].str.removeprefix(f"{name}--")
+        part = table.sort_values(changing, kind="stable", key=as_sortable)[[*changing, *COMPARED]]
+        rows = part.astype(object).where(part.notna(), "").to_numpy()
+        shown.print(as_table(rows, *part.columns))
+    if table["code"].nunique() > 1:
+        told.print(
+            "These runs come from different code: see the column `code`. A sweep brings old ones up to date."
+        )
+
+
+def show_claims(table: pd.DataFrame) -> None:
+    marks = {True: "holds", False: "does not hold"}
+    claims = table[table["kind"] == "claim"]
+    rows = [(marks[bool(h)], name, value) for h, name, value in claims[["holds", "name", "value"]].to_numpy()]
+    shown.print(as_table(rows, "verdict", "claim", "value"))
+
+
+@app.command()
+def claims(name: OptionalName = None, as_json: AsJson = False) -> None:
+    """The claims of the book, or of all runs of a notebook. Exit code 1 if one does not hold."""
+    if name:
+        table = results(stored(checkout(), name), find(name))
+        table = table[table["kind"] == "claim"][["run", "name", "value", "holds", "evidence"]]
+    else:
+        book = checkout() / "build/book/claims.json"
+        table = pd.read_json(book) if book.exists() else pd.DataFrame()
+        table = table.rename(columns={"page": "run", "sentence": "name"}).assign(kind="claim")
+    if table.empty:
+        refuse("Nothing has run yet. To run it: " + (f"vae-lab run {name}" if name else "make book"), FAILED)
+    if as_json:
+        print(as_json_lines(table.drop(columns="kind", errors="ignore")))
+    else:
+        show_claims(table.assign(kind="claim"))
+    raise typer.Exit(0 if table["holds"].all() else FAILED)
+
+
+# Notebooks of one's own
+
+
+@app.command()
+def fork(
+    name: Name,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name of your notebook.")],
+    settings: Settings = [],  # noqa: B006
+    book: Annotated[bool, typer.Option("--book", help="Also make it a chapter of the book.")] = False,
+) -> None:
+    """A notebook of your own, NEW, which starts as NAME with other defaults."""
+    from workflow.jobs import apart
+
+    one, root = find(name), checkout()
+    (defaults,) = points_of(one, settings)
+    if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", new):
+        refuse(f"{new}: a name is made of letters and digits without accents, joined by single underscores.")
+    if (root / "notebooks" / f"{new}.ipynb").exists():
+        refuse(f"notebooks/{new}.ipynb is there already; take another name.")
+    files = {
+        f"notebooks/{new}.ipynb": apart(nbformat.writes(fork_of(one, new, defaults)), new.replace("_", "-"))
+    }
+    if book:
+        lists = {path: (root / path).read_text("utf-8") for path in LISTS}
+        files |= listed(lists, name, new, defaults)
+    try:
+        for path, text in files.items():
+            (root / path).write_text(text, "utf-8")
+    except OSError as error:
+        refuse(f"{root / path} cannot be written: {error.strerror}")
+    told.print(f"notebooks/{new}.ipynb is yours: edit it, and run it by `vae-lab run {new}`.", markup=False)
+    if book:
+        told.print("It is a chapter of the book now: `make book`.", markup=False)
+
+
+@app.command()
+def clean(
+    name: OptionalName = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete runs and what belongs to them. The book stays; `make clean` deletes it too."""
+    root = checkout()
+    folders = [f for f in (root / "build/runs").glob(name or "*") if f.is_dir()]
+    count = sum(len(list(folder.glob("*/*.ipynb"))) for folder in folders)
+    if not folders:
+        told.print("There are no runs.")
+        return
+    if not yes and not typer.confirm(f"Delete {count} runs of {', '.join(f.name for f in folders)}?"):
+        raise typer.Exit(REFUSED)
+    for folder in folders:
+        try:
+            with FileLock(root / "build" / f".runs-{folder.name}.lock").acquire(timeout=0):
+                shutil.rmtree(folder)
+        except Timeout:
+            refuse(f"Runs of {folder.name} go on in this checkout. Wait until they have ended.", BUSY)
+        except OSError as error:
+            refuse(f"{folder} cannot be deleted: {error.strerror}")
+    told.print(f"{count} runs deleted.")
+
+
+def main() -> None:
+    """The command `vae-lab`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Runs of one notebook, which Snakemake executes in a checkout: what is to be done, was done, failed.
+
+A run lies in `build/runs/NOTEBOOK/notebooks/RUN.ipynb`, or, if it failed, in `failed` beside it. Both appear
+at once and complete, whoever executes them and wherever; so files are all that has to be watched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from papermill.iorw import papermill_io
+
+from .experiments import Experiment, run_name
+
+PARENT = "VAE_LAB_PARENT"  # the process to end with, for the Snakefile
+
+
+class Busy(RuntimeError):
+    """Another process executes runs of this notebook in this checkout."""
+
+
+class CannotWrite(RuntimeError):
+    """The checkout cannot be written to; the message says why."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run is not there, and where what there is of it is kept."""
+
+    error: str
+    message: str
+    kept: str | None
+
+
+class Runs:
+    """Runs of `experiment` in the checkout `root`, one for each of `points`, which are parameters.
+
+    `storage` is where results are kept if not in the checkout, such as `s3://bucket/folder`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        experiment: Experiment,
+        points: Sequence[Mapping[str, Any]],
+        storage: str | None = None,
+    ) -> None:
+        self.root, self.experiment, self.storage = root, experiment, storage and storage.rstrip("/")
+        self.points = {run_name(experiment.name, point): dict(point) for point in points}
+        self.folder = Path("build/runs") / experiment.name
+        kept = Path(".snakemake/storage") / storage.replace("://", "/") if storage else Path()
+        self.here = root / kept / self.folder  # results, or copies of them
+        self.log = root / self.folder / f"snakemake.{os.getpid()}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.before: dict[str, _Stamps] = {}
+
+    def executed(self, run: str) -> Path:
+        return self.here / "notebooks" / f"{run}.ipynb"
+
+    def failed(self, run: str) -> Path:
+        return self.root / self.folder / "failed" / f"{run}.ipynb"
+
+    def start(
+        self,
+        cores: int | None = None,
+        executor: str | None = None,
+        time_limit: int | None = None,
+        more: Sequence[str] = (),
+        quietly: bool = True,
+    ) -> subprocess.Popen[bytes]:
+        """Starts Snakemake, which ends when this process ends. Raises `CannotWrite`.
+
+        `executor` is a folder of profiles/, or a name that Snakemake knows; `cores` is how many runs go on at
+        a time; `time_limit` is in seconds, for each; `more` goes to Snakemake as it stands. `quietly`: its
+        messages go to a file.
+        """
+        config: dict[str, Any] = {
+            "name": self.folder.relative_to("build").as_posix(),
+            "notebooks": self.points,
+        }
+        if time_limit:
+            config["time_limit"] = time_limit
+        text = yaml.safe_dump(config, allow_unicode=True)
+        # One for each set of runs: on a cluster every job reads it again.
+        file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:10]}.yaml"
+        command = [sys.executable, "-m", "snakemake", "notebooks", "--configfile", str(file)]
+        if executor and (self.root / "profiles" / executor).is_dir():
+            command += ["--profile", f"profiles/{executor}"]
+        elif executor:
+            command += ["--executor", executor]
+        if executor:
+            command += ["--jobs", str(cores)] if cores else []
+        else:
+            command += ["--cores", str(cores or "all")]
+        if self.storage:
+            provider = self.storage.partition(":")[0]
+            command += ["--default-storage-provider", provider, "--default-storage-prefix", self.storage]
+            command += [
+                "--keep-storage-local-copies",
+                "--shared-fs-usage",
+                "persistence",
+                "source-cache",
+                "sources",
+            ]
+        self.before = self._stamps()
+        try:
+            (self.root / self.folder).mkdir(parents=True, exist_ok=True)
+            private = self.root / f"{file}.{os.getpid()}"
+            private.write_text(text, "utf-8")
+            os.replace(private, self.root / file)
+            log = self.log.open("wb") if quietly else None
+        except OSError as error:
+            raise CannotWrite(f"{self.root / self.folder} cannot be written to: {error.strerror}") from error
+        self.process = subprocess.Popen(
+            [*command, *more],
+            cwd=self.root,
+            stdout=log or sys.stderr,
+            stderr=log or sys.stderr,
+            env={**os.environ, PARENT: str(os.getpid())},
+            start_new_session=True,  # so that an interruption comes once
+        )
+        return self.process
+
+    def interrupt(self) -> None:
+        """Stops Snakemake and its jobs, as Ctrl-C does."""
+        assert self.process
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait()
+
+    def _stamps(self) -> dict[str, _Stamps]:
+        return {run: (_stamp(self.executed(run)), _stamp(self.failed(run))) for run in self.points}
+
+    def missing(self) -> int:
+        """How many runs are not there."""
+        return sum(not self.executed(run).exists() for run in self.points)
+
+    def finished(self) -> dict[str, str]:
+        """Runs that ended since the start: "done" or "failed"."""
+        found = {}
+        for run, (executed, failed) in self._stamps().items():
+            if executed and executed != self.before[run][0]:
+                found[run] = "done"
+            elif failed and failed != self.before[run][1]:
+                found[run] = "failed"
+        return found
+
+    def ended(self) -> dict[str, str]:
+        """What became of each run, when all has ended: done, failed, skipped or lost. Raises `Busy`."""
+        assert self.process
+        code, finished = self.process.wait(), self.finished()
+        if not code:
+            self.log.unlink(missing_ok=True)
+        if code and "Another run of" in self.messages():
+            raise Busy(f"Runs of {self.experiment.name} go on in this checkout. Wait until they have ended.")
+        there = {run for run in self.points if not code or self.executed(run).exists()}
+        return {run: finished.get(run, "skipped" if run in there else "lost") for run in self.points}
+
+    def failure(self, run: str) -> Failure:
+        """Why a run failed or was lost."""
+        if not self.failed(run).exists():
+            said = re.findall(rf"(?m)^{re.escape(run)}: failed: (.*)$", self.messages())
+            unsaid = "interrupted, killed, out of memory, or never started"
+            return Failure("Lost", said[-1] if said else unsaid, None)
+        failure = json.loads(self.failed(run).read_text("utf-8"))["metadata"]["failure"]
+        where = f"in cell {failure['cell']}: " if failure["cell"] else ""
+        return Failure(
+            failure["error"], f"{where}{failure['message']}", str(self.failed(run).relative_to(self.root))
+        )
+
+    def messages(self) -> str:
+        """What Snakemake said in the last quiet run."""
+        return self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
+
+
+_Stamps = tuple[tuple[int, int] | None, tuple[int, int] | None]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What is another one for another file under the same name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def stored(
+    root: Path, experiment: str, storage: str | None = None
+) -> Iterator[tuple[str, nbformat.NotebookNode]]:
+    """All runs of an experiment, (name, notebook): those in the checkout `root`, or in `storage`."""
+    folder = f"build/runs/{experiment}"
+    if storage:
+        executed = papermill_io.listdir(f"{storage.rstrip('/')}/{folder}/notebooks/")
+    else:
+        executed = map(str, (root / folder / "notebooks").glob("*.ipynb"))
+    failed = map(str, (root / folder / "failed").glob("*.ipynb"))
+    for path in [*sorted(executed), *sorted(failed)]:
+        content = papermill_io.read(path)
+        text = content if isinstance(content, str) else "\n".join(content)
+        yield Path(path).stem, nbformat.reads(text, as_version=4)
