@@ -211,6 +211,12 @@ def test_a_data_set_from_a_cell_is_learnt(tmp_path: Path) -> None:
     assert "stripes" in tables(out)[0] and "8 × 8" in tables(out)[0]
 
 
+def test_a_model_is_trained_on_a_device_for_a_block(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = code(sections("fork")["On a GPU"])
+    exec(program, {})
+    assert "log_likelihood" in capsys.readouterr().out
+
+
 def test_a_page_of_ones_own_joins_the_book(tmp_path: Path) -> None:
     section = sections("fork")["Join the book"]
     (settings,), (command,) = code(section, "yaml"), code(section, "bash")
