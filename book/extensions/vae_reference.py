@@ -63,7 +63,7 @@ def classes() -> dict[str, str]:
     return {
         name: address(name, thing)
         for module in modules().values()
-        for name, thing in vars(module).items()
+        for name, thing in dict(vars(module)).items()  # `address` may add annotations
         if isinstance(thing, Registry) or (isinstance(thing, type) and thing.__module__ == module.__name__)
     }
 
