@@ -21,12 +21,8 @@ LONG = {"test_reliability", "test_cluster", "test_cli", "test_workflow"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes: tests that share a book and a browser stay together, and the longest come first,
-    so that no process is left alone with one of them at the end."""
+    """The longest come first, so that no process is left alone with one of them at the end."""
     items.sort(key=lambda item: item.path.stem not in LONG)
-    for item in items:
-        if {"quick_book", "browser"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
