@@ -84,37 +84,22 @@ class Checkout:
         self.write(f"config/{name}.yaml", yaml.dump(config))
 
     @contextlib.contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A run in the background, killed at the end of the block if it still goes on."""
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield run
-        finally:
-            run.kill()
-            run.communicate()
-
-    @contextlib.contextmanager
-    def command(self, *words: str) -> Iterator[subprocess.Popen[str]]:
-        """The command `vae-lab` in the background, killed at the end of the block if it still goes on."""
-        # By its script: `python -m` would take the package of this checkout, which has nothing in it.
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("vae-lab"), *words],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def _process(self, *command: str | Path, stdout: int) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(command, cwd=self.folder, stdout=stdout, stderr=subprocess.PIPE, text=True)
         try:
             yield process
         finally:
             process.kill()
             process.communicate()
+
+    def started(self, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        """A run in the background, killed at the end of the block if it still goes on."""
+        return self._process(sys.executable, "-m", "snakemake", *arguments, stdout=subprocess.DEVNULL)
+
+    def command(self, *words: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        """The command `vae-lab` in the background, killed at the end of the block if it still goes on."""
+        # By its script: `python -m` would take the package of this checkout, which has nothing in it.
+        return self._process(Path(sys.executable).with_name("vae-lab"), *words, stdout=subprocess.PIPE)
 
     def vae_lab(self, *words: str) -> subprocess.CompletedProcess[str]:
         with self.command(*words) as process:

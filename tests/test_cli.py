@@ -210,6 +210,7 @@ def test_of_two_sweeps_of_one_notebook_one_must_wait_and_of_two_notebooks_none(h
         second = here.vae_lab("sweep", "one", "-p", "seed=1")
         assert second.returncode == BUSY
         assert "Runs of one go on in this checkout. Wait until they have ended." in second.stderr
+        assert here.vae_lab("run", "one", "-p", "seed=1").returncode == BUSY
         assert "Wait until they have ended" in call("clean", "--yes", code=BUSY)
         assert statuses(here, "two", "-p", "seed=0:2") == ["done", "done"]
         here.open_gate()

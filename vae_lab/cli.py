@@ -24,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 import nbformat
 import pandas as pd
 import typer
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ from rich.table import Table
 
 from .experiments import LISTS, Experiment, NotAnExperiment, column, grid, listed, read_experiment, results
 from .experiments import fork as fork_of
-from .sweeps import Busy, CannotWrite, Runs, stored
+from .sweeps import Busy, CannotWrite, Runs, lock_of, stored
 
 FAILED, REFUSED, BUSY, INTERRUPTED = 1, 2, 3, 130
 
@@ -46,9 +46,7 @@ def checkout() -> Path:
     folders = (here, *here.parents)
     found = [f for f in folders if (f / "Snakefile").is_file() and (f / "notebooks").is_dir()]
     if not found:
-        refuse(
-            f"{here} is not inside a checkout of vae_lab, with its Snakefile and notebooks. Change to one."
-        )
+        refuse(f"{here} is not inside a checkout of vae_lab, with its Snakefile and notebooks: go to one.")
     return found[0]
 
 
@@ -82,11 +80,11 @@ def refuse(message: str, code: int = REFUSED) -> NoReturn:
 
 
 def find(name: str) -> Experiment:
-    if name not in names():
-        near = [n for n in names() if name in n] or difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-        refuse(
-            f"{name}: no such notebook{f'; did you mean {near[0]}?' if near else '.'} `vae-lab list` has all."
-        )
+    known = names()
+    if name not in known:
+        near = [n for n in known if name in n] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        refuse(f"{name}: no such notebook{hint} `vae-lab list` has all.")
     try:
         return read_experiment(checkout() / "notebooks" / f"{name}.ipynb")
     except NotAnExperiment as error:
@@ -94,6 +92,7 @@ def find(name: str) -> Experiment:
 
 
 def points_of(one: Experiment, settings: Sequence[str], several: bool = False) -> list[dict[str, Any]]:
+    """`grid`, whose complaints are the user's to read."""
     try:
         return grid(one, settings, several)
     except ValueError as error:
@@ -107,7 +106,7 @@ def as_table(rows: Iterable[Sequence[Any]], *columns: str) -> Table:
     return table
 
 
-def as_json_lines(table: pd.DataFrame) -> str:
+def json_of(table: pd.DataFrame) -> str:
     return str(table.to_json(orient="records", force_ascii=False, indent=1))
 
 
@@ -126,9 +125,7 @@ def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
             one.name: {
                 "title": one.title,
                 "question": one.question,
-                "parameters": {
-                    p.name: {key: getattr(p, key) for key in keys} for p in one.parameters.values()
-                },
+                "parameters": {p.name: {k: getattr(p, k) for k in keys} for p in one.parameters.values()},
             }
             for one in found
         }
@@ -226,7 +223,7 @@ def run(
         raise typer.Exit(FAILED)
     if not as_json:
         content = nbformat.read(runs.executed(key), as_version=4)
-        show_claims(results([(key, content)], one))
+        show_claims(claims_in(results([(key, content)], one)))
         told.print(escape(f"The executed notebook: {runs.executed(key)}"), soft_wrap=True)
 
 
@@ -265,9 +262,6 @@ def sweep(
 # Results
 
 
-COMPARED = ["run", "name", "value", "holds"]
-
-
 def as_sortable(cells: pd.Series[Any]) -> pd.Series[Any]:
     return cells if pd.api.types.is_numeric_dtype(cells) else cells.astype(str)
 
@@ -294,11 +288,12 @@ def show_results(
     except OSError as error:
         refuse(f"{csv or parquet} cannot be written: {error.strerror or error}")
     if as_json:
-        print(as_json_lines(table))
+        print(json_of(table))
     elif not csv and not parquet:
         changing = [p for p in map(column, one.parameters) if table[p].astype(str).nunique() > 1]
         table["run"] = table["run"].str.removeprefix(f"{name}--")
-        part = table.sort_values(changing, kind="stable", key=as_sortable)[[*changing, *COMPARED]]
+        part = table.sort_values(changing, kind="stable", key=as_sortable)
+        part = part[[*changing, "run", "name", "value", "holds"]]
         rows = part.astype(object).where(part.notna(), "").to_numpy()
         shown.print(as_table(rows, *part.columns))
     if table["code"].nunique() > 1:
@@ -307,10 +302,13 @@ def show_results(
         )
 
 
+def claims_in(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["kind"] == "claim"][["run", "name", "value", "holds", "evidence"]]
+
+
 def show_claims(table: pd.DataFrame) -> None:
     marks = {True: "holds", False: "does not hold"}
-    claims = table[table["kind"] == "claim"]
-    rows = [(marks[bool(h)], name, value) for h, name, value in claims[["holds", "name", "value"]].to_numpy()]
+    rows = [(marks[bool(h)], name, value) for h, name, value in table[["holds", "name", "value"]].to_numpy()]
     shown.print(as_table(rows, "verdict", "claim", "value"))
 
 
@@ -318,18 +316,17 @@ def show_claims(table: pd.DataFrame) -> None:
 def claims(name: OptionalName = None, as_json: AsJson = False) -> None:
     """The claims of the book, or of all runs of a notebook. Exit code 1 if one does not hold."""
     if name:
-        table = results(stored(checkout(), name), find(name))
-        table = table[table["kind"] == "claim"][["run", "name", "value", "holds", "evidence"]]
+        table = claims_in(results(stored(checkout(), name), find(name)))
     else:
         book = checkout() / "build/book/claims.json"
         table = pd.read_json(book) if book.exists() else pd.DataFrame()
-        table = table.rename(columns={"page": "run", "sentence": "name"}).assign(kind="claim")
+        table = table.rename(columns={"page": "run", "sentence": "name"})
     if table.empty:
         refuse("Nothing has run yet. To run it: " + (f"vae-lab run {name}" if name else "make book"), FAILED)
     if as_json:
-        print(as_json_lines(table.drop(columns="kind", errors="ignore")))
+        print(json_of(table))
     else:
-        show_claims(table.assign(kind="claim"))
+        show_claims(table)
     raise typer.Exit(0 if table["holds"].all() else FAILED)
 
 
@@ -384,7 +381,7 @@ def clean(
         raise typer.Exit(REFUSED)
     for folder in folders:
         try:
-            with FileLock(root / "build" / f".runs-{folder.name}.lock").acquire(timeout=0):
+            with lock_of(root, folder.name).acquire(timeout=0):
                 shutil.rmtree(folder)
         except Timeout:
             refuse(f"Runs of {folder.name} go on in this checkout. Wait until they have ended.", BUSY)

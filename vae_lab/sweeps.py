@@ -20,6 +20,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from filelock import FileLock, Timeout
 from papermill.iorw import papermill_io
 
 from .experiments import Experiment, run_name
@@ -162,7 +163,7 @@ class Runs:
         code, finished = self.process.wait(), self.finished()
         if not code:
             self.log.unlink(missing_ok=True)
-        if code and "Another run of" in self.messages():
+        if code and not finished and held(lock_of(self.root, self.experiment.name)):
             raise Busy(f"Runs of {self.experiment.name} go on in this checkout. Wait until they have ended.")
         there = {run for run in self.points if not code or self.executed(run).exists()}
         return {run: finished.get(run, "skipped" if run in there else "lost") for run in self.points}
@@ -182,6 +183,20 @@ class Runs:
     def messages(self) -> str:
         """What Snakemake said in the last quiet run."""
         return self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
+
+
+def lock_of(root: Path, experiment: str) -> FileLock:
+    """What a Snakemake that executes runs of the experiment holds, and lets go of however it ends."""
+    return FileLock(root / "build" / f".runs-{experiment}.lock")  # as in the Snakefile
+
+
+def held(lock: FileLock) -> bool:
+    """Whether another process holds the lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 _Stamps = tuple[tuple[int, int] | None, tuple[int, int] | None]

@@ -9,24 +9,18 @@ from pathlib import Path
 
 import nbformat
 
-from workflow.jobs import CLAIM_MIME
-
-GLUED = "application/papermill.record/"
+from vae_lab.notebook import CLAIM_MIME, glued, recorded
 
 
 def results(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
     """(page, name of the result) -> the result as the page shows it."""
     for path in sorted(folder.glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            for output in cell.get("outputs", []):
-                data = output.get("data", {})
-                name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-                if CLAIM_MIME in data:
-                    claim = data[CLAIM_MIME]
-                    verdict = "holds" if claim["holds"] else "does not hold"
-                    yield (path.stem, claim["sentence"]), f"{claim['value']} ({verdict})"
-                elif name and f"{GLUED}text/plain" in data:
-                    yield (path.stem, f"`{name}`"), rounded(data[f"{GLUED}text/plain"].strip("'\""))
+        notebook = nbformat.read(path, as_version=4)
+        for claim in recorded(notebook, CLAIM_MIME):
+            verdict = "holds" if claim["holds"] else "does not hold"
+            yield (path.stem, claim["sentence"]), f"{claim['value']} ({verdict})"
+        for name, text in glued(notebook).items():
+            yield (path.stem, f"`{name}`"), rounded(text)
 
 
 def rounded(text: str) -> str:

@@ -131,8 +131,7 @@ def execute(
         if error.errno not in NO_PLACE:
             raise
         name = output.stem
-        for private in _running(output).glob(f"{name}.{os.getpid()}.ipynb"):
-            private.unlink(missing_ok=True)
+        (_running(output) / f"{name}.{os.getpid()}.ipynb").unlink(missing_ok=True)
         sys.stderr.write(
             f"{name}: failed: its results cannot be written to {output.parent}: {error.strerror}\n"
         )
