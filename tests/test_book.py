@@ -215,6 +215,12 @@ def test_search_finds_the_trick(browser: Browser, site: str) -> None:
     links = visit.page.locator("#search-results li a")
     found = links.evaluate_all("links => links.map(link => link.pathname)")
     assert any(path.endswith("02_reparameterization.html") for path in found)
+    visit.page.wait_for_function(
+        "links => document.querySelectorAll('.context').length == links", arg=len(found)
+    )
+    excerpts = visit.page.locator(".context").all_text_contents()
+    assert any("μ" in text for text in excerpts), "formulas are readable"
+    assert not [text for text in excerpts if "\\" in text], "and without their markup"
     assert visit.problems == []
     visit.page.context.close()
 

@@ -80,7 +80,8 @@ def test_modules_import_only_from_those_above(module: Path) -> None:
     if module.stem == "__init__":
         return
     assert module.stem in ORDER, "give the new module its place in ORDER"
-    assert imported(module) <= set(ORDER[: ORDER.index(module.stem)])
+    extensions = {"coupled", "discrete"} if module.stem == "estimators" else set()  # loaded at its end
+    assert imported(module) - extensions <= set(ORDER[: ORDER.index(module.stem)])
 
 
 def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:

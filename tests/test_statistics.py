@@ -4,6 +4,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from vae_lab.statistics import (
+    Interval,
     auroc_values,
     bootstrap_interval,
     deviation_limit,
@@ -19,6 +20,14 @@ def test_interval_is_students() -> None:
     interval = mean_interval(values, level=0.9)
     np.testing.assert_allclose((interval.low, interval.high), expected)
     assert f"{interval:.1f}" == "3.3 [2.4, 4.1]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [(".2f", "0.00 [-0.12, 0.25]"), ("+.1f", "+0.0 [-0.1, +0.2]"), (".0%", "0% [-12%, 25%]")],
+)
+def test_interval_has_no_negative_zero(spec: str, text: str) -> None:
+    assert format(Interval(-0.001, -0.12, 0.246), spec) == text
 
 
 @pytest.mark.parametrize("values", [[1.0], [], [[1.0, 2.0]]])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from . import coupled, discrete  # noqa: F401 (they register their estimators)
 from .costs import Cost, NotApplicable
 from .distributions import parameters, rebuild, reparameterize, unwrap
 from .estimators import ESTIMATORS, Estimator

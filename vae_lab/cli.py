@@ -19,10 +19,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import nbformat
-import pandas as pd
 import typer
 from filelock import Timeout
 from rich.console import Console
@@ -33,6 +32,9 @@ from rich.table import Table
 from .experiments import LISTS, Experiment, NotAnExperiment, column, grid, listed, read_experiment, results
 from .experiments import fork as fork_of
 from .sweeps import Busy, CannotWrite, Runs, lock_of, stored
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FAILED, REFUSED, BUSY, INTERRUPTED = 1, 2, 3, 130
 
@@ -153,6 +155,10 @@ def start(runs: Runs, quietly: bool, **options: Any) -> subprocess.Popen[bytes]:
 def execute(runs: Runs, as_json: bool, quietly: bool = True, **options: Any) -> dict[str, str]:
     """Executes runs, shows how far they are, and reports; what became of each."""
     began, said = time.monotonic(), set[str]()
+    if not options.get("more") and runs.current():
+        status = dict.fromkeys(runs.points, "skipped")
+        report(runs, status, time.monotonic() - began, as_json)
+        return status
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     process = start(runs, quietly, **options)
     try:
@@ -263,6 +269,8 @@ def sweep(
 
 
 def as_sortable(cells: pd.Series[Any]) -> pd.Series[Any]:
+    import pandas as pd
+
     return cells if pd.api.types.is_numeric_dtype(cells) else cells.astype(str)
 
 
@@ -318,6 +326,8 @@ def claims(name: OptionalName = None, as_json: AsJson = False) -> None:
     if name:
         table = claims_in(results(stored(checkout(), name), find(name)))
     else:
+        import pandas as pd
+
         book = checkout() / "build/book/claims.json"
         table = pd.read_json(book) if book.exists() else pd.DataFrame()
         table = table.rename(columns={"page": "run", "sentence": "name"})

@@ -303,3 +303,6 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
         return cost(von_mises_path(z, base.loc, base.concentration))
     rank = base.cdf(z)
     return cost(z - (rank - rank.detach()) / base.log_prob(z).exp().detach())
+
+
+from . import coupled, discrete  # noqa: E402, F401 (they register their estimators, with what stands above)

@@ -21,14 +21,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
-import pandas as pd
 import yaml
 from pydantic import TypeAdapter
 
 from .notebook import CLAIM_MIME, PROVENANCE_MIME, ParameterError, describe, glued, recorded, validate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_RUNS = 10_000  # of one sweep: more is a slip of the keyboard
 
@@ -253,6 +255,8 @@ def results(runs: Iterable[tuple[str, Mapping[str, Any]]], experiment: Experimen
     came from: `commit`, `code` (short hash of notebook, package and lock file: equal where these were equal),
     `torch`, `machine`, `seconds`.
     """
+    import pandas as pd
+
     default = {column(name): parameter.default for name, parameter in experiment.parameters.items()}
     rows = []
     for run, notebook in runs:

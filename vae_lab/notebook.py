@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import html
+import importlib
 import importlib.metadata
 import json
 import os
@@ -17,15 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from IPython.display import display
 from pydantic import AfterValidator, Field, PositiveInt, TypeAdapter, ValidationError
 
-from .costs import COSTS
-from .data import DATASETS
-from .estimators import ESTIMATORS
-from .noise import NOISES
-from .play import pack
 from .registry import Registry
 
 CLAIM_MIME = "application/vnd.vae-lab.claim+json"
@@ -33,15 +28,21 @@ PROVENANCE_MIME = "application/vnd.vae-lab.provenance+json"
 PLAY_MIME = "application/vnd.vae-lab.play+json"
 
 
-def _name_in(registry: Registry[Any]) -> Any:
-    """A type for parameters that name a registered thing, including those a forker registers."""
+def _name_in(module: str, registry: str) -> Any:
+    """A type for parameters that name a registered thing, including those a forker registers.
+
+    The module is loaded for the first name: whoever reads parameters need not wait for torch.
+    """
+
+    def known() -> Registry[Any]:
+        return getattr(importlib.import_module(f".{module}", __package__), registry)
 
     def check(name: str) -> str:
-        registry[name]
+        known()[name]
         return name
 
     def list_names(schema: dict[str, Any]) -> None:
-        schema["enum"] = sorted(registry)
+        schema["enum"] = sorted(known())
 
     return Annotated[str, AfterValidator(check), Field(json_schema_extra=list_names)]
 
@@ -50,10 +51,10 @@ AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
 AtLeastFifty = Annotated[int, Field(ge=50)]  # what nearest neighbours in a fifth of a sample need
 LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
 PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
-CostName = _name_in(COSTS)
-DatasetName = _name_in(DATASETS)
-EstimatorName = _name_in(ESTIMATORS)
-NoiseName = _name_in(NOISES)
+CostName = _name_in("costs", "COSTS")
+DatasetName = _name_in("data", "DATASETS")
+EstimatorName = _name_in("estimators", "ESTIMATORS")
+NoiseName = _name_in("noise", "NOISES")
 
 
 class ParameterError(ValueError):
@@ -166,6 +167,8 @@ def playable(kind: str, data: Mapping[str, Any]) -> None:
     `kind` names the script of the book that does it (book/assets/play/KIND.js), `data` is what that script
     works on: anything for JSON, and tensors, which `play.pack` makes ready.
     """
+    from .play import pack
+
     content = json.loads(json.dumps(data, default=pack, allow_nan=False))
     plain = "[In the book, this figure can be played with.]"
     display({"text/plain": plain, PLAY_MIME: {"kind": kind, "data": content}}, raw=True)
@@ -189,6 +192,8 @@ def provenance(notebook: str) -> None:
 
     `notebook` is the file's name without its ending, such as `"03_vae"`. Needs `check_parameters` before.
     """
+    import torch
+
     if _run is None:
         raise RuntimeError("call check_parameters(globals()) in the cell after the parameters first")
     packages = ("vae-lab", "torch", "numpy", "pandas", "matplotlib")

@@ -7,7 +7,7 @@ of Okabe and Ito, safe for colour-blind readers, and differ in style too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -43,6 +43,8 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": "medium",
+            "axes.titleweight": "bold",  # or it could be the label of the axis above
+            "figure.constrained_layout.h_pad": 0.08,
             "figure.constrained_layout.use": True,
             "figure.figsize": (6, 3),
             "font.size": 11,
@@ -128,8 +130,22 @@ def plot_benchmark(frame: pd.DataFrame, quantity: str = "variance", ax: Axes | N
     return ax
 
 
-def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], ax: Axes | None = None) -> Axes:
-    """Rows of images under each other: label -> items (n, features) in [0, 1], each of `shape`."""
+def name_line(ax: Axes, x: float, y: float, name: str) -> None:
+    """Writes `name` under a horizontal line, ending at (x, y), on a ground that covers what else is there."""
+    ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
+    ax.annotate(name, (x, y), (0, -12), textcoords="offset points", ha="right", bbox=ground, zorder=5)
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    shape: tuple[int, int],
+    ax: Axes | None = None,
+    columns: Sequence[str] = (),
+) -> Axes:
+    """Rows of images under each other: label -> items (n, features) in [0, 1], each of `shape`.
+
+    `columns` are labels under the columns, one for each of the n.
+    """
     ax = ax or plt.gca()
     height, width = shape
     pad = max(1, height // 14)
@@ -137,9 +153,8 @@ def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], ax: Axes | No
     padded = np.pad(tiles, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=np.nan)
     picture = padded.transpose(0, 2, 1, 3).reshape(len(rows) * (height + 2 * pad), -1)
     ax.imshow(np.ma.masked_invalid(picture), vmin=0, vmax=1)
-    ticks = (np.arange(len(rows)) + 0.5) * (height + 2 * pad) - 0.5
-    ax.set(xticks=[])
-    ax.set_yticks(ticks, list(rows))
+    ax.set_xticks((np.arange(len(columns)) + 0.5) * (width + 2 * pad) - 0.5, columns)
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * (height + 2 * pad) - 0.5, list(rows))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax

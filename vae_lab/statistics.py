@@ -16,7 +16,9 @@ class Interval(NamedTuple):
     high: float
 
     def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        sign, digits = (spec[0], spec[1:]) if spec[:1] in {"+", "-", " "} else ("", spec)
+        mean, low, high = (format(float(value), f"{sign}z{digits}") for value in self)  # z: no -0.00
+        return f"{mean} [{low}, {high}]"
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:

@@ -6,6 +6,7 @@ at once and complete, whoever executes them and wherever; so files are all that 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +22,6 @@ from typing import Any
 import nbformat
 import yaml
 from filelock import FileLock, Timeout
-from papermill.iorw import papermill_io
 
 from .experiments import Experiment, run_name
 
@@ -147,6 +147,21 @@ class Runs:
         """How many runs are not there."""
         return sum(not self.executed(run).exists() for run in self.points)
 
+    def current(self) -> bool:
+        """Whether all runs are in the checkout, from the present notebook, package and lock: there is nothing
+        to do then, and Snakemake, which takes seconds to say so, need not be asked."""
+        from workflow.jobs import sources
+
+        if self.storage or self.missing():
+            return False
+        with contextlib.chdir(self.root):
+            package = Path("vae_lab")
+            return all(
+                json.loads(self.executed(run).read_text("utf-8"))["metadata"].get("sources")
+                == sources(self.experiment.path, package, point)
+                for run, point in self.points.items()
+            )
+
     def finished(self) -> dict[str, str]:
         """Runs that ended since the start: "done" or "failed"."""
         found = {}
@@ -215,6 +230,8 @@ def stored(
     root: Path, experiment: str, storage: str | None = None
 ) -> Iterator[tuple[str, nbformat.NotebookNode]]:
     """All runs of an experiment, (name, notebook): those in the checkout `root`, or in `storage`."""
+    from papermill.iorw import papermill_io
+
     folder = f"build/runs/{experiment}"
     if storage:
         executed = papermill_io.listdir(f"{storage.rstrip('/')}/{folder}/notebooks/")

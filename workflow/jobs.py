@@ -176,6 +176,7 @@ def _execute(
                 stdout_file=narrator,
                 stderr_file=narrator,
                 extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks
+                shutdown_kernel="immediate",  # nothing is left; an orderly end takes seconds
                 # For nbclient: sockets that are files, since kernels that start at once may choose the same
                 # port, and the time that is left for a cell.
                 config=Config({"ConnectionFileMixin": {"transport": "ipc", "ip": sockets}}),

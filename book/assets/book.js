@@ -21,6 +21,23 @@
   addEventListener("load", () => { window.MathJax?.startup?.promise.then(reach); });
   addEventListener("resize", reach);
 
+  // Excerpts of search results are plain text: a formula is shown without its markup.
+  const SIGNS = {
+    alpha: "α", beta: "β", cdot: "·", cos: "cos", exp: "exp", ge: "≥", kappa: "κ", lambda: "λ", le: "≤", ln: "ln", log: "log",
+    mid: "|", mu: "μ", nabla: "∇", partial: "∂", phi: "φ", pm: "±", psi: "ψ", sigma: "σ", sim: "~", sin: "sin", sqrt: "√",
+    sum: "Σ", tau: "τ", theta: "θ", times: "×", to: "→", varepsilon: "ε",
+  };
+  const plain = (tex) => tex.replaceAll("}{", "/").replace(/\\([a-zA-Z]+|.)/g, (_, name) => SIGNS[name] ?? "").replace(/[{}^_&]/g, "");
+  document.addEventListener("DOMContentLoaded", () => {
+    if (typeof Search === "undefined") return;
+    const toText = Search.htmlToText;
+    Search.htmlToText = (page, anchor) => {
+      const parsed = new DOMParser().parseFromString(page, "text/html");
+      parsed.querySelectorAll(".math").forEach((formula) => { formula.textContent = plain(formula.textContent); });
+      return toText(parsed.documentElement.outerHTML, anchor);
+    };
+  });
+
   // Opened as a file, a page may not fetch the others for excerpts: list the results without them.
   if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 })();
