@@ -7,7 +7,8 @@ from scipy import stats
 from torch.distributions import Bernoulli, Normal
 
 from vae_lab import VAE, DiagonalNormal
-from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear, choose_device
+from vae_lab.device import choose_device
+from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear
 from vae_lab.noise import Streams
 from vae_lab.registry import UnknownName
 

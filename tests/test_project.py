@@ -30,6 +30,7 @@ ORDER = [
     "coupled",
     "discrete",
     "benchmark",
+    "device",
     "networks",
     "objectives",
     "gradients",

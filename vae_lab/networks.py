@@ -22,27 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
+from .device import Device, choose_device
 from .distributions import DiagonalNormal
 from .noise import Streams, standard_normal, standard_uniform
 from .registry import Registry
 
 Likelihood = Literal["bernoulli", "gaussian"]
 Latent = Literal["normal", "bernoulli"]
-Device = Literal["auto", "cpu", "cuda"]
 
 ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
     {"gelu": nn.functional.gelu, "tanh": torch.tanh, "relu": torch.relu}, kind="activation"
 )
-
-
-def choose_device(name: Device) -> torch.device:
-    """The device of that name; "auto" is CUDA where torch finds it, and the CPU elsewhere."""
-    if name not in get_args(Device):
-        raise ValueError(f"device is one of {', '.join(map(repr, get_args(Device)))}, got {name!r}")
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise ValueError("torch finds no CUDA here; 'auto' takes the CPU then, and 'cpu' always does")
-    return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
 def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
