@@ -1,6 +1,6 @@
 """The replica axis on a device: how much one batched program does against R separate ones.
 
-    python benchmarks/replicas.py cuda > benchmarks/replicas-NAME.csv
+    python benchmarks/replicas.py cuda > book/measured/replicas-NAME.csv
 
 For 1 to 512 replicas of a VAE, the time of a step of `fit` (binarisation, noise, gradients, Adam), and
 what one replica's step costs relative to that of a single model. Prints a CSV that names the device. Needs

@@ -1,10 +1,12 @@
-"""Pages that are made from the executed notebooks: all claims with verdicts, and how long each page took.
+"""What is made from the executed notebooks (all claims with verdicts, how long each page took), and from
+measurements on a device.
 
 `.. from-results:: WHAT` writes them. Each claim on a page is a target, so that the list can lead to it.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,8 +80,32 @@ def timings_table(pages: list[Page]) -> str:
     return table("How long each page took.", "timings", ["Page", "Time", "Machine", "Versions"], rows)
 
 
+MEASURED = "measured/replicas-h200.csv"  # by benchmarks/replicas.py
+
+
+def replicas_table(measured: list[dict[str, str]]) -> str:
+    """How long a step of training takes with more and more replicas, by model."""
+    models = list(dict.fromkeys(row["model"] for row in measured))
+    by_size: dict[str, list[list[str]]] = {}
+    for row in measured:
+        cost = f"{float(row['cost_of_a_replica']):.1%}"
+        by_size.setdefault(row["replicas"], [[row["replicas"]]]).extend(
+            [[f"{float(row['ms_per_step']):.1f} ms"], [cost]]
+        )
+    header = [
+        "Replicas",
+        *(f"{model}: {what}" for model in models for what in ("a step", "cost of a replica")),
+    ]
+    device, torch = measured[0]["device"], measured[0]["torch"]
+    caption = (
+        f"A step of training on one {device} (torch {torch}), for all replicas together, and the cost of one "
+        "replica relative to a model that is trained alone. Models by sizes: pixels, hidden units, latents."
+    )
+    return table(caption, "replicas", header, by_size.values())
+
+
 class FromResults(SphinxDirective):
-    """`.. from-results:: WHAT`: `claims` or `timings` of the chapters of this book."""
+    """`.. from-results:: WHAT`: `claims` or `timings` of this book's chapters, or `replicas` on a device."""
 
     required_arguments = 1
 
@@ -93,6 +119,12 @@ class FromResults(SphinxDirective):
 
     def timings(self, pages: list[Page]) -> list[nodes.Node]:
         return self.parse_text_to_nodes(timings_table(pages))
+
+    def replicas(self, _pages: list[Page]) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, MEASURED)
+        self.env.note_dependency(str(path))
+        with path.open(newline="", encoding="utf-8") as lines:
+            return self.parse_text_to_nodes(replicas_table(list(csv.DictReader(lines))))
 
     def claims(self, pages: list[Page]) -> list[nodes.Node]:
         found = [(page, number) for page in pages for number in range(len(page.claims))]
