@@ -17,12 +17,25 @@ from workflow.browser import chromium
 ROOT = Path(__file__).resolve().parent.parent
 
 
-LONG = {"test_reliability", "test_cluster", "test_cli", "test_workflow"}
+LONG = [
+    "access",
+    "cli",
+    "workflow",
+    "reliability",
+    "notebooks",
+    "book",
+    "cluster",
+    "play",
+    "data",
+    "diversity",
+    "training",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, so that no process is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    """The longest files come first, so that no process is left alone with one of them at the end."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -215,12 +215,11 @@ def test_search_finds_the_trick(browser: Browser, site: str) -> None:
     links = visit.page.locator("#search-results li a")
     found = links.evaluate_all("links => links.map(link => link.pathname)")
     assert any(path.endswith("02_reparameterization.html") for path in found)
-    visit.page.wait_for_function(
-        "links => document.querySelectorAll('.context').length == links", arg=len(found)
-    )
+    texts = len([path for path in found if "/chapters/" in path])  # a function of the package has no excerpt
+    visit.page.wait_for_function("n => document.querySelectorAll('.context').length >= n", arg=texts)
     excerpts = visit.page.locator(".context").all_text_contents()
     assert any("μ" in text for text in excerpts), "formulas are readable"
-    assert not [text for text in excerpts if "\\" in text], "and without their markup"
+    assert not [text for text in excerpts if re.search(r"\\(\(|mu|sigma)", text)], "and without their markup"
     assert visit.problems == []
     visit.page.context.close()
 

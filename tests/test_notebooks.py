@@ -107,6 +107,7 @@ def papermill(notebook: Path, output: Path, *options: str) -> subprocess.Complet
 
 
 SMALL = {"dataset": "digits", "epochs": 3, "replicas": 2, "hidden": 16, "importance_samples": 5}
+SMALL |= {"larger_epochs": 1, "channels": [2, 3]}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Notebook 03, run twice with the same small parameters by papermill alone."""
     folder = tmp_path_factory.mktemp("runs")
     for name in ("first.ipynb", "second.ipynb"):
-        options = [word for key, value in SMALL.items() for word in ("-p", key, str(value))]
+        options = ["-y", yaml.safe_dump(SMALL)]
         run = papermill(ROOT / "notebooks" / "03_vae.ipynb", folder / name, *options)
         assert run.returncode == 0, run.stderr
     return [folder / "first.ipynb", folder / "second.ipynb"]

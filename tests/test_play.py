@@ -739,4 +739,5 @@ def test_the_page_itself_keeps_its_place(open_figure: Callable[[tuple[str, str]]
         page: Page = figure.page
         before = page.evaluate("document.body.scrollHeight")
         slider(figure, control).press("End")
-        assert page.evaluate("document.body.scrollHeight") == before
+        after = page.evaluate("document.body.scrollHeight")
+        assert abs(after - before) <= 1, "but for rounding"

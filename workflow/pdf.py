@@ -130,16 +130,23 @@ def print_book(folder: Path) -> Path:
         page.evaluate("MathJax.startup.promise")
         if lacking:
             raise FileNotFoundError(f"the book lacks {', '.join(lacking)}")
-        for numbered in (False, True):
+        written: list[int] = []
+        for _ in range(5):
             page.pdf(
                 path=printed, prefer_css_page_size=True, print_background=True, outline=True, tagged=True
             )
-            if not numbered:  # the numbers have their room already
-                page.evaluate(
-                    "numbers => document.querySelectorAll('[data-page]')"
-                    ".forEach((place, i) => { place.textContent = numbers[i]; })",
-                    first_pages(printed)[1:],  # without that of the contents themselves
-                )
+            found = first_pages(printed)[1:]  # without that of the contents themselves
+            if found == written:
+                break
+            # The numbers have their room already, but Chromium's second layout can differ from its first.
+            page.evaluate(
+                "numbers => document.querySelectorAll('[data-page]')"
+                ".forEach((place, i) => { place.textContent = numbers[i]; })",
+                found,
+            )
+            written = found
+        else:
+            raise RuntimeError("the page numbers of the PDF do not settle")
     source.unlink()
     return printed
 

@@ -33,6 +33,8 @@
     const toText = Search.htmlToText;
     Search.htmlToText = (page, anchor) => {
       const parsed = new DOMParser().parseFromString(page, "text/html");
+      const article = parsed.querySelector("article");
+      if (article) parsed.querySelector('[role="main"]')?.replaceChildren(article);  // without the buttons above
       parsed.querySelectorAll(".math").forEach((formula) => { formula.textContent = plain(formula.textContent); });
       return toText(parsed.documentElement.outerHTML, anchor);
     };
