@@ -96,6 +96,19 @@ def test_moments_over_chunks_are_those_of_all_replicates(monkeypatch: pytest.Mon
     assert not row["unbiased"], "a function that is not registered claims nothing"
 
 
+@pytest.mark.parametrize(("units", "varies"), [(1, False), (100, True)])
+def test_rounding_is_no_variance(units: int, varies: bool) -> None:
+    """torch may round one number in two ways, by its place in a vector."""
+    q = torch.distributions.Normal(torch.tensor(0.5), torch.tensor(1.0))
+
+    def rounded(q: Any, cost: Any, n: int) -> torch.Tensor:
+        odd = torch.arange(q.loc.numel()) % 2
+        return cost(q.loc * (1 + units * torch.finfo(torch.float32).eps * odd)).expand(n, -1)
+
+    frame = benchmark(torch.positive, q, {"rounded": rounded}, replicates=500)
+    assert (frame["variance"][0] > 0) == varies
+
+
 def test_replicates_are_independent_and_laid_out_by_parameter() -> None:
     q = DiagonalNormal(t([0.5, 1.0]), t([0.1, -0.3]))
     torch.manual_seed(0)

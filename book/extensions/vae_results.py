@@ -90,7 +90,7 @@ def replicas_table(measured: list[dict[str, str]]) -> str:
     for row in measured:
         cost = f"{float(row['cost_of_a_replica']):.1%}"
         by_size.setdefault(row["replicas"], [[row["replicas"]]]).extend(
-            [[f"{float(row['ms_per_step']):.1f} ms"], [cost]]
+            [[f"{float(row['ms_per_step']):.1f}\u00a0ms"], [cost]]
         )
     header = [
         "Replicas",
