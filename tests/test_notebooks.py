@@ -141,7 +141,8 @@ def test_two_runs_give_identical_numbers_and_figures(two_runs: list[Path]) -> No
 def test_the_injected_parameters_are_the_ones_used(two_runs: list[Path]) -> None:
     (record,) = outputs(two_runs[0], PROVENANCE_MIME)
     assert record["parameters"]["epochs"] == 3
-    assert "-r dataset digits -p epochs 3 -p replicas 2" in record["command"]
+    for setting in ("-r dataset digits", "-p epochs 3", "-p replicas 2", "-y 'channels: [2, 3]'"):
+        assert setting in record["command"]
 
 
 @pytest.mark.parametrize(

@@ -123,27 +123,27 @@ def print_book(folder: Path) -> Path:
     source, printed = folder.parent / ".book.html", folder.parent / ".book.pdf"
     source.write_text(document(folder), "utf-8")
     with chromium() as browser:
-        page = browser.new_page()
-        lacking: list[str] = []
-        page.on("requestfailed", lambda request: lacking.append(request.url))
-        page.goto(source.absolute().as_uri(), timeout=120_000)
-        page.evaluate("MathJax.startup.promise")
-        if lacking:
-            raise FileNotFoundError(f"the book lacks {', '.join(lacking)}")
         written: list[int] = []
-        for _ in range(5):
+        for _ in range(4):
+            page = browser.new_page()  # a page that was printed before is laid out in another way
+            lacking: list[str] = []
+            page.on("requestfailed", lambda request, lacking=lacking: lacking.append(request.url))
+            page.goto(source.absolute().as_uri(), timeout=120_000)
+            page.evaluate("MathJax.startup.promise")
+            if lacking:
+                raise FileNotFoundError(f"the book lacks {', '.join(lacking)}")
+            page.evaluate(  # they have their room already
+                "numbers => document.querySelectorAll('[data-page]')"
+                ".forEach((place, i) => { place.textContent = numbers[i] ?? ''; })",
+                written,
+            )
             page.pdf(
                 path=printed, prefer_css_page_size=True, print_background=True, outline=True, tagged=True
             )
+            page.close()
             found = first_pages(printed)[1:]  # without that of the contents themselves
             if found == written:
                 break
-            # The numbers have their room already, but Chromium's second layout can differ from its first.
-            page.evaluate(
-                "numbers => document.querySelectorAll('[data-page]')"
-                ".forEach((place, i) => { place.textContent = numbers[i]; })",
-                found,
-            )
             written = found
         else:
             raise RuntimeError("the page numbers of the PDF do not settle")
