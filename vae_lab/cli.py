@@ -156,8 +156,7 @@ def execute(runs: Runs, as_json: bool, quietly: bool = True, **options: Any) -> 
     """Executes runs, shows how far they are, and reports; what became of each."""
     began, said = time.monotonic(), set[str]()
     if not options.get("more") and runs.current():
-        status = dict.fromkeys(runs.points, "skipped")
-        report(runs, status, time.monotonic() - began, as_json)
+        report(runs, status := dict.fromkeys(runs.points, "skipped"), 0.0, as_json)
         return status
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     process = start(runs, quietly, **options)
@@ -268,12 +267,6 @@ def sweep(
 # Results
 
 
-def as_sortable(cells: pd.Series[Any]) -> pd.Series[Any]:
-    import pandas as pd
-
-    return cells if pd.api.types.is_numeric_dtype(cells) else cells.astype(str)
-
-
 @app.command("results")
 def show_results(
     name: Name,
@@ -300,7 +293,11 @@ def show_results(
     elif not csv and not parquet:
         changing = [p for p in map(column, one.parameters) if table[p].astype(str).nunique() > 1]
         table["run"] = table["run"].str.removeprefix(f"{name}--")
-        part = table.sort_values(changing, kind="stable", key=as_sortable)
+        part = table.sort_values(
+            changing,
+            kind="stable",
+            key=lambda cells: cells if cells.dtype.kind in "biuf" else cells.astype(str),
+        )
         part = part[[*changing, "run", "name", "value", "holds"]]
         rows = part.astype(object).where(part.notna(), "").to_numpy()
         shown.print(as_table(rows, *part.columns))

@@ -155,12 +155,12 @@ class Runs:
         if self.storage or self.missing():
             return False
         with contextlib.chdir(self.root):
-            package = Path("vae_lab")
-            return all(
-                json.loads(self.executed(run).read_text("utf-8"))["metadata"].get("sources")
-                == sources(self.experiment.path, package, point)
-                for run, point in self.points.items()
-            )
+            present = sources(self.experiment.path, Path("vae_lab"), {})
+        return all(
+            json.loads(self.executed(run).read_text("utf-8"))["metadata"].get("sources")
+            == present | {"parameters": point}
+            for run, point in self.points.items()
+        )
 
     def finished(self) -> dict[str, str]:
         """Runs that ended since the start: "done" or "failed"."""
