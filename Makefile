@@ -42,7 +42,7 @@ pdf: $(READY)
 full: $(READY)
 	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml
 
-test: $(READY) # a process per core, with one thread each; a file's tests share its book and browser
+test: $(READY) # in processes with one thread each (see tests/conftest.py); a file's tests share its book and browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)

@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,12 @@ LONG = [
     "diversity",
     "training",
 ]
+
+
+@pytest.hookimpl(optionalhook=True)  # also without xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the tests of the workflow, of clusters and of pages often wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
