@@ -96,6 +96,7 @@ def test_maths_is_rendered(visit: Callable[[str], Visit], name: str) -> None:
         ".forEach(node => node.remove()); return copy.textContent; }"
     )
     assert re.findall(r"\\[(\[]|\\begin\{|\$\$|\\(?:mu|sigma|varepsilon)\b", text) == []
+    assert re.findall(r"(?<![\w.)])-\.?\d\S*", text) == [], "a hyphen for a minus sign"
 
 
 @pytest.mark.parametrize("name", [CONTENTS["root"], "notation", *CHAPTERS])

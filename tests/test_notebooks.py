@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
@@ -102,8 +101,7 @@ def test_claims_hold_as_published(path: Path, quick_book: Path, root: Path) -> N
 
 def papermill(notebook: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(output), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 SMALL = {"dataset": "digits", "epochs": 3, "replicas": 2, "hidden": 16, "importance_samples": 5}
@@ -145,22 +143,19 @@ def test_the_injected_parameters_are_the_ones_used(two_runs: list[Path]) -> None
         assert setting in record["command"]
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (("epoch", "5"), "epoch = 5: no such parameter; did you mean epochs?"),
-        (("epochs", "ten"), "epochs = 'ten': Input should be a valid integer"),
-        (("epochs", "-1"), "epochs = -1: Input should be greater than 0"),
-    ],
-)
-def test_bad_parameters_stop_the_run_before_any_compute(
-    option: tuple[str, str], message: str, tmp_path: Path
-) -> None:
+def test_bad_parameters_stop_the_run_before_any_compute(tmp_path: Path) -> None:
     output = tmp_path / "out.ipynb"
-    run = papermill(ROOT / "notebooks" / "03_vae.ipynb", output, "-p", *option)
+    options = ["-p", "epoch", "5", "-p", "hidden", "ten", "-p", "epochs", "-1"]
+    run = papermill(ROOT / "notebooks" / "03_vae.ipynb", output, *options)
     assert run.returncode != 0
-    assert message in run.stderr
-    assert "epochs: integer > 0" in run.stderr and "dataset: one of 'digits', 'fashion-mnist'" in run.stderr
+    for message in (
+        "epoch = 5: no such parameter; did you mean epochs?",
+        "hidden = 'ten': Input should be a valid integer",
+        "epochs = -1: Input should be greater than 0",
+        "epochs: integer > 0",
+        "dataset: one of 'digits', 'fashion-mnist'",
+    ):
+        assert message in run.stderr
     last = max(cell.execution_count or 0 for cell in code_cells(output))
     assert last == 4, "imports, parameters, papermill's parameters, and the check that fails"
 

@@ -52,6 +52,16 @@ LEGIBLE = 7  # pixels, the least height of text in a figure
 # As in vae_lab.notebook; a test compares them.
 PLAY_MIME = "application/vnd.vae-lab.play+json"
 
+# A hyphen before a number, as Python prints it; what is no text, or is code or TeX, comes first and stays.
+HYPHEN = re.compile(
+    r'<(pre|code|script|style)\b.*?</\1>|<(span|div) class="math .*?</\2>|<[^>]*>|(?<![\w.)])(-)(?=\.?\d)',
+    re.DOTALL,
+)
+
+LAUNCH = """\
+Or install nothing: the rocket at the top of a chapter opens it on Binder, where everything is there, or on
+Colab. There, run `%pip install git+{address}` in a cell of its own first."""
+
 SWITCHED = {"only-light", "only-dark", "dark-light"}
 
 
@@ -235,7 +245,9 @@ def choose_mathjax(app: Sphinx, config: Config) -> None:
 def offer_repository(app: Sphinx, config: Config) -> None:
     """Switch on what needs the repository's address, once `repository.url` holds one."""
     options = config.html_theme_options
-    if not options.get("repository_url"):
+    address = options.get("repository_url")
+    config.myst_substitutions = {"launch": LAUNCH.format(address=address) if address else ""}
+    if not address:
         return
     options |= {"use_repository_button": True, "use_issues_button": True}
     options["launch_buttons"] = {
@@ -253,7 +265,8 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         # Cells that open and close carry a visible text, which this label would hide from screen readers.
         body = body.replace(' aria-label="Toggle hidden content"', "")
         # The empty corner of pandas' tables is the heading of nothing.
-        context["body"] = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
+        body = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
+        context["body"] = HYPHEN.sub(lambda found: "−" if found[3] else found[0], body)
     # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
