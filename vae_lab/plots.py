@@ -304,10 +304,10 @@ def vae_diagram(ax: Axes | None = None) -> Axes:
     for edge, bend in back.items():
         start, end = edge.split()
         _arrow(ax, boxes[start], boxes[end], bend=bend, color=orange, linestyle="--")
-    note: dict[str, Any] = {"color": orange, "size": "small", "ha": "center"}
+    note: dict[str, Any] = {"color": orange, "size": 9, "ha": "center"}
     ax.text(4.5, 1.95, "∂z/∂μ = 1", **note)
     ax.text(4.1, 0.1, "∂z/∂σ = ε", **note)
-    ax.text(5.35, -0.3, "~ N(0, 1)", size="small", ha="left", va="center")
+    ax.text(5.35, -0.3, "~ N(0, 1)", size=9, ha="left", va="center")
     ax.set(xlim=(-0.2, 11.1), ylim=(-0.9, 4.6), aspect="equal")
     ax.set_axis_off()
     return ax

@@ -121,8 +121,8 @@ def document(folder: Path) -> str:
 def print_book(folder: Path) -> Path:
     """Prints the book in `folder`; the PDF, beside it."""
     source, printed = folder.parent / ".book.html", folder.parent / ".book.pdf"
-    source.write_text(document(folder), "utf-8")
     with chromium() as browser:
+        source.write_text(document(folder), "utf-8")
         written: list[int] = []
         for _ in range(4):
             page = browser.new_page()  # a page that was printed before is laid out in another way

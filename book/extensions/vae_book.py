@@ -58,6 +58,8 @@ HYPHEN = re.compile(
     re.DOTALL,
 )
 
+FORMULA = r'(<span class="math [^>]*>[^<]*</span>)'
+
 LAUNCH = """\
 Or install nothing: the rocket at the top of a chapter opens it on Binder, where everything is there, or on
 Colab. There, run `%pip install git+{address}` in a cell of its own first."""
@@ -266,7 +268,11 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         body = body.replace(' aria-label="Toggle hidden content"', "")
         # The empty corner of pandas' tables is the heading of nothing.
         body = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
-        context["body"] = HYPHEN.sub(lambda found: "−" if found[3] else found[0], body)
+        body = HYPHEN.sub(lambda found: "−" if found[3] else found[0], body)
+        # A browser may break the line after a formula, and before the full stop that ends its sentence.
+        body = re.sub(FORMULA + "([.,;:?!)]+)", r'<span class="vae-together">\1\2</span>', body)
+        # And after the hyphens of an option.
+        context["body"] = re.sub(r'(<span class="pre)(">[^<]{1,24}</span>)', r"\1 vae-together\2", body)
     # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
