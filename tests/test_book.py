@@ -93,7 +93,8 @@ def test_maths_is_rendered(visit: Callable[[str], Visit], name: str) -> None:
     assert page.locator("mjx-merror, merror, [data-mjx-error]").count() == 0
     text = page.locator("article").evaluate(
         "article => { const copy = article.cloneNode(true);"
-        "copy.querySelectorAll('pre, code, script, mjx-container').forEach(node => node.remove()); return copy.textContent; }"
+        "copy.querySelectorAll('pre, code, script, mjx-container').forEach(node => node.remove());"
+        "return copy.textContent; }"
     )
     assert re.findall(r"\\[(\[]|\\begin\{|\$\$|\\(?:mu|sigma|varepsilon)\b", text) == []
     assert re.findall(r"(?<![\w.)])-\.?\d\S*", text) == [], "a hyphen for a minus sign"
