@@ -249,9 +249,11 @@ def _draw_graph(graph: nx.DiGraph, place: Mapping[object, np.ndarray], ax: Axes)
     ax.set_axis_off()
 
 
-def _box(ax: Axes, x: float, y: float, text: str, outline: str, **look: object) -> Text:
+def _box(
+    ax: Axes, x: float, y: float, text: str, outline: str, size: float | str = "small", **look: object
+) -> Text:
     box = {"boxstyle": f"{outline},pad=0.4", "facecolor": PAPER, "linewidth": 1.4, **look}
-    return ax.text(x, y, text, ha="center", va="center", size="small", bbox=box)
+    return ax.text(x, y, text, ha="center", va="center", size=size, bbox=box)
 
 
 def _arrow(ax: Axes, start: Text, end: Text, bend: float = 0.0, **look: object) -> None:
@@ -286,8 +288,9 @@ def vae_diagram(ax: Axes | None = None) -> Axes:
         "decoder": (8.6, 1.9, "decoder", "round"),
         "p": (10.3, 1.9, "p(x|z)", "square"),
     }
-    boxes = {name: _box(ax, *node, edgecolor=blue) for name, node in nodes.items() if name != "eps"}
-    boxes["eps"] = _box(ax, *nodes["eps"], edgecolor=orange, linestyle="--")
+    size = 10.5  # so large that the whole fits a phone
+    boxes = {name: _box(ax, *node, size, edgecolor=blue) for name, node in nodes.items() if name != "eps"}
+    boxes["eps"] = _box(ax, *nodes["eps"], size, edgecolor=orange, linestyle="--")
     forward = [
         "x encoder",
         "encoder mu",
@@ -304,10 +307,10 @@ def vae_diagram(ax: Axes | None = None) -> Axes:
     for edge, bend in back.items():
         start, end = edge.split()
         _arrow(ax, boxes[start], boxes[end], bend=bend, color=orange, linestyle="--")
-    note: dict[str, Any] = {"color": orange, "size": 9, "ha": "center"}
+    note: dict[str, Any] = {"color": orange, "ha": "center"}
     ax.text(4.5, 1.95, "∂z/∂μ = 1", **note)
     ax.text(4.1, 0.1, "∂z/∂σ = ε", **note)
-    ax.text(5.35, -0.3, "~ N(0, 1)", size=9, ha="left", va="center")
+    ax.text(5.35, -0.3, "~ N(0, 1)", ha="left", va="center")
     ax.set(xlim=(-0.2, 11.1), ylim=(-0.9, 4.6), aspect="equal")
     ax.set_axis_off()
     return ax
