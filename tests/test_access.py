@@ -257,7 +257,7 @@ def pdf(quick_book: Path) -> Path:
 
 def test_the_book_is_one_pdf(pdf: Path, quick_book: Path) -> None:
     reader = PdfReader(pdf)
-    # Slow: not every page is read, but the contents, and the first of each page of the book.
+    # Slow, so not all is read: the contents, where each page of the book begins, and more of the chapters.
     text = functools.cache(lambda number: reader.pages[number].extract_text())
     headings = [entry for entry in reader.outline if not isinstance(entry, list)]
     titles = [str(entry.title) for entry in headings]
