@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urldefrag, urljoin, urlparse
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -172,6 +173,28 @@ def test_dark_mode(visit: Callable[[str], Visit], name: str) -> None:
 
     button.click()  # dark -> light
     assert root.get_attribute("data-theme") == "light"
+
+
+def test_columns_of_words_are_left_aligned_and_numbers_right(browser: Browser) -> None:
+    extension = runpy.run_path(str(BOOK / "extensions" / "vae_book.py"))
+    data = {"μ": [1.5, -0.2], "parameter": ["loc", "–"], "answer": ["None", 2.5], "law": ["a", "b"]}
+    frame = pd.DataFrame(data)
+    nested = pd.concat({"one": frame, "two": frame}, axis="columns")
+    nested.index = pd.MultiIndex.from_product([["row"], [1, 2]], names=["first", "second"])
+    context = {"body": f"{frame.style.hide().to_html()}<p>-1</p>{frame.to_html()}{nested.style.to_html()}"}
+    extension["mend_page"](None, "page", "page.html", context, None)
+    page = browser.new_page()
+    style = (BOOK / "assets" / "book.css").read_text("utf-8")
+    cell = f'<div class="bd-article"><div class="cell_output">{context["body"]}</div></div>'
+    page.set_content(f"<style>{style}</style>{cell}")
+    looks = page.locator(":is(th, td):not(:first-child):not(:empty)").evaluate_all(
+        "cells => cells.map(cell => [cell.innerText, getComputedStyle(cell).textAlign])"
+    )
+    page.close()
+    words = {"parameter", "law", "loc", "–", "a", "b"}
+    assert words < {text for text, _ in looks}
+    assert [cell for cell in looks if cell[1] != ("left" if cell[0] in words else "right")] == []
+    assert "<p>−1</p>" in context["body"]
 
 
 def test_dark_figures_turn_drawings_but_not_colours() -> None:

@@ -25,12 +25,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from bs4 import BeautifulSoup
 from docutils import nodes
 from numpy.typing import NDArray
 from PIL import Image
@@ -57,6 +59,9 @@ HYPHEN = re.compile(
     r'<(pre|code|script|style)\b.*?</\1>|<(span|div) class="math .*?</\2>|<[^>]*>|(?<![\w.)])(-)(?=\.?\d)',
     re.DOTALL,
 )
+
+# As pandas writes it, with its styles and without.
+TABLE = re.compile(r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', re.DOTALL)
 
 FORMULA = r'(<span class="math [^>]*>[^<]*</span>)'
 
@@ -259,6 +264,19 @@ def offer_repository(app: Sphinx, config: Config) -> None:
     }
 
 
+def mark_words(table: re.Match[str]) -> str:
+    """A table, with the class `vae-words` on the cells of each column that has words instead of numbers."""
+    soup = BeautifulSoup(table[0], "html.parser")
+    rows = [row(["td", "th"])[::-1] for row in soup("tr")]  # from the right: on the left, cells span rows
+    for column in zip_longest(*rows):
+        cells = [cell for cell in column if cell and not cell.has_attr("colspan")]
+        texts = {cell.get_text(strip=True) for cell in cells if cell.name == "td"} - {"", "–"}
+        if texts and all(text[0].isalpha() for text in texts):
+            for cell in cells:
+                cell["class"] = [*cell.get("class", []), "vae-words"]
+    return str(soup)
+
+
 def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Correct what the theme and docutils get wrong in a page."""
     if "body" in context:
@@ -268,6 +286,9 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         body = body.replace(' aria-label="Toggle hidden content"', "")
         # The empty corner of pandas' tables is the heading of nothing.
         body = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
+        body = re.sub(
+            r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', mark_words, body, flags=re.DOTALL
+        )
         body = HYPHEN.sub(lambda found: "−" if found[3] else found[0], body)
         # A browser may break the line after a formula, and before the full stop that ends its sentence.
         body = re.sub(FORMULA + "([.,;:?!)]+)", r'<span class="vae-together">\1\2</span>', body)
