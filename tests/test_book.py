@@ -181,20 +181,29 @@ def test_columns_of_words_are_left_aligned_and_numbers_right(browser: Browser) -
     frame = pd.DataFrame(data)
     nested = pd.concat({"one": frame, "two": frame}, axis="columns")
     nested.index = pd.MultiIndex.from_product([["row"], [1, 2]], names=["first", "second"])
-    context = {"body": f"{frame.style.hide().to_html()}<p>-1</p>{frame.to_html()}{nested.style.to_html()}"}
+    context = {"body": frame.style.hide().to_html() + frame.to_html() + nested.style.to_html()}
     extension["mend_page"](None, "page", "page.html", context, None)
     page = browser.new_page()
     style = (BOOK / "assets" / "book.css").read_text("utf-8")
     cell = f'<div class="bd-article"><div class="cell_output">{context["body"]}</div></div>'
     page.set_content(f"<style>{style}</style>{cell}")
-    looks = page.locator(":is(th, td):not(:first-child):not(:empty)").evaluate_all(
+    looks = page.locator(":is(th, td):not(:first-child, :empty, [colspan])").evaluate_all(
         "cells => cells.map(cell => [cell.innerText, getComputedStyle(cell).textAlign])"
     )
     page.close()
     words = {"parameter", "law", "loc", "–", "a", "b"}
     assert words < {text for text, _ in looks}
     assert [cell for cell in looks if cell[1] != ("left" if cell[0] in words else "right")] == []
-    assert "<p>−1</p>" in context["body"]
+
+
+def test_numbers_are_set_as_in_print() -> None:
+    """With minus signs, and no line break within the bounds of an interval; code stays as it is."""
+    extension = runpy.run_path(str(BOOK / "extensions" / "vae_book.py"))
+    code = "<code>-1.5 [-2.5, -0.5]</code>"
+    context = {"body": f"<p>-1.5 [-2.5, -0.5], 3 [26%, 36%], 2017-18, [Li 2019, 2020a] {code}</p>"}
+    extension["mend_page"](None, "page", "page.html", context, None)
+    text = "−1.5 [−2.5,~−0.5], 3 [26%,~36%], 2017-18, [Li 2019, 2020a]".replace("~", "\N{NO-BREAK SPACE}")
+    assert context["body"] == f"<p>{text} {code}</p>"
 
 
 def test_dark_figures_turn_drawings_but_not_colours() -> None:

@@ -54,11 +54,14 @@ LEGIBLE = 7  # pixels, the least height of text in a figure
 # As in vae_lab.notebook; a test compares them.
 PLAY_MIME = "application/vnd.vae-lab.play+json"
 
-# A hyphen before a number, as Python prints it; what is no text, or is code or TeX, comes first and stays.
-HYPHEN = re.compile(
-    r'<(pre|code|script|style)\b.*?</\1>|<(span|div) class="math .*?</\2>|<[^>]*>|(?<![\w.)])(-)(?=\.?\d)',
+# A hyphen before a number, as Python prints it, and the space inside an interval. What is no text, or is code
+# or TeX, comes first and stays.
+TYPED = re.compile(
+    r'<(pre|code|script|style)\b.*?</\1>|<(span|div) class="math .*?</\2>|<[^>]*>'
+    r"|(?P<minus>(?<![\w.)])-(?=\.?\d))|(?P<gap>(?<=[\d%]), (?=[+−-]?[\d.]+%?\]))",
     re.DOTALL,
 )
+PRINTED = {"minus": "−", "gap": ",\N{NO-BREAK SPACE}"}
 
 # As pandas writes it, with its styles and without.
 TABLE = re.compile(r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', re.DOTALL)
@@ -289,7 +292,7 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         body = re.sub(
             r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', mark_words, body, flags=re.DOTALL
         )
-        body = HYPHEN.sub(lambda found: "−" if found[3] else found[0], body)
+        body = TYPED.sub(lambda found: PRINTED.get(str(found.lastgroup), found[0]), body)
         # A browser may break the line after a formula, and before the full stop that ends its sentence.
         body = re.sub(FORMULA + "([.,;:?!)]+)", r'<span class="vae-together">\1\2</span>', body)
         # And after the hyphens of an option.
