@@ -289,9 +289,7 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         body = body.replace(' aria-label="Toggle hidden content"', "")
         # The empty corner of pandas' tables is the heading of nothing.
         body = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", body)
-        body = re.sub(
-            r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', mark_words, body, flags=re.DOTALL
-        )
+        body = TABLE.sub(mark_words, body)
         body = TYPED.sub(lambda found: PRINTED.get(str(found.lastgroup), found[0]), body)
         # A browser may break the line after a formula, and before the full stop that ends its sentence.
         body = re.sub(FORMULA + "([.,;:?!)]+)", r'<span class="vae-together">\1\2</span>', body)
