@@ -181,6 +181,20 @@ def test_a_sweep_skips_what_is_done_and_keeps_what_fails(here: Checkout) -> None
     assert call("clean") == "There are no runs.\n"
 
 
+@pytest.mark.parametrize(
+    "name", ["../../notebooks", "..", "../..", ".", "", "*", "on?", "linked", "one/notebooks", "/"]
+)
+def test_nothing_is_deleted_but_a_folder_of_runs(here: Checkout, name: str) -> None:
+    here.write("build/runs/one/notebooks/one--1.ipynb", "{}")
+    (here.folder / "build/runs/linked").symlink_to(here.folder / "notebooks")
+    before = sorted(here.folder.rglob("*"))
+    call("clean", name, "--yes", code=REFUSED)
+    call("clean", str(here.folder / "notebooks"), "--yes", code=REFUSED)
+    assert sorted(here.folder.rglob("*")) == before
+    assert call("clean", "one", "--yes") == "1 runs deleted.\n"
+    assert (here.folder / "notebooks/one.ipynb").exists()
+
+
 CLAIM = """from IPython.display import display
 claim = {"sentence": "Small.", "value": f"{seed}", "holds": seed < 5, "evidence": "one seed"}
 display({"text/plain": "a claim", "application/vnd.vae-lab.claim+json": claim}, raw=True)"""

@@ -379,7 +379,12 @@ def clean(
 ) -> None:
     """Delete runs and what belongs to them. The book stays; `make clean` deletes it too."""
     root = checkout()
-    folders = [f for f in (root / "build/runs").glob(name or "*") if f.is_dir()]
+    runs = root / "build/runs"
+    # By what is there and not by the path that a name would make: only what lies in this folder is deleted.
+    there = sorted(f for f in runs.iterdir() if f.is_dir() and not f.is_symlink()) if runs.is_dir() else []
+    folders = [folder for folder in there if name in (None, folder.name)]
+    if name is not None and not folders:
+        refuse(f"There are no runs of {name} in {runs}.")
     count = sum(len(list(folder.glob("*/*.ipynb"))) for folder in folders)
     if not folders:
         told.print("There are no runs.")
