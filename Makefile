@@ -1,22 +1,24 @@
-# Every target makes what it needs, from a bare Python 3.11 to 3.13: `make book`.
+# Every target makes what it needs, from a bare Python 3.11 to 3.14: `make book`.
 
 PYTHON ?= python3
 PORT ?= 8000
+CHAPTER ?= 03_vae
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv book pdf full test lint bench serve clean
+.PHONY: help venv book pdf full lab test lint bench serve clean
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
 	@echo 'make pdf     the same, and all of it as one PDF (needs Chromium): book/_build/html/book.pdf'
 	@echo 'make full    the same with further pages on Fashion-MNIST, where it is found'
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
+	@echo 'make lab     open a chapter in JupyterLab: make lab CHAPTER=$(CHAPTER)'
 	@echo 'make test    run the tests, which build a small book'
-	@echo 'make lint    check style, types and metadata'
+	@echo 'make lint    check style, types, the order of the layers, and metadata'
 	@echo 'make bench   measure the speed of training and of gradient estimation'
 	@echo 'make venv    only create the virtual environment, $(VENV)'
 	@echo 'make clean   remove what was built, but not $(VENV)'
@@ -24,8 +26,8 @@ help:
 venv: $(READY)
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-		echo 'vae_lab needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not. Name another one: make PYTHON=python3.12 ...' >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'vae_lab needs Python 3.11 or newer, and $(PYTHON) is older. Name another one: make PYTHON=python3.12 ...' >&2; \
 		exit 1; }
 	@echo 'Installing the packages of requirements.lock into $(VENV) (a few minutes) ...'
 	@$(PYTHON) -m venv $(VENV)
@@ -48,13 +50,17 @@ test: $(READY) # in processes with one thread each (see tests/conftest.py); a fi
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m mypy vae_lab
+	$(BIN)/python -m mypy vae_lab vae_workflow
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/$(CHAPTER).ipynb
 
 serve: book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html

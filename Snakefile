@@ -5,12 +5,12 @@
     snakemake --configfile config/book.yaml config/full.yaml    with further pages, on other data
     snakemake pdf                                     the book, and the whole of it as one PDF
     snakemake notebooks                               the executed notebooks only
-    vae-lab sweep 03_vae -p latents=2,8,32            runs beside the book (vae_lab/sweeps.py): the same target
+    vae-lab sweep 03_vae -p latents=2,8,32            runs beside the book (vae_workflow/sweeps.py): the same target
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
-An executed notebook depends on the notebook, its parameters, the package and the lock file; the book
-also on everything in book/, and on the package directly, since two of its pages are made from it. Snakemake
-compares contents, so touching a file re-runs nothing.
+An executed notebook depends on the notebook, its parameters, the modules of the package that it imports, directly
+or not, and the lock file; the book also on everything in book/, and on the whole package, since two of its pages
+are made from it. Snakemake compares contents, so touching a file re-runs nothing.
 """
 
 import json
@@ -22,10 +22,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, workflow.basedir)
-from workflow.jobs import PDF, absent, pages, stop_with, summary
+if (Path(workflow.basedir) / "vae_workflow").is_dir():  # in a checkout, the one that is beside this file
+    sys.path.insert(0, workflow.basedir)
+from vae_workflow.execution import summary
+from vae_workflow.jobs import stop_with
+from vae_workflow.pages import BEHIND_ALL_PAGES, PDF, page_files
+from vae_workflow.sources import PACKAGE, files_of
+from vae_workflow.workplace import PARENT, Workplace, absent, lock_file, near
 
-if os.environ.get("VAE_LAB_PARENT") == str(os.getppid()):  # and not in a job on another machine
+if os.environ.get(PARENT) == str(os.getppid()):  # and not in a job on another machine
     stop_with(os.getppid())
 
 if "name" not in config:
@@ -40,9 +45,12 @@ PRIORITY = {name: place for place, name in enumerate(reversed(config.get("longes
 FAILING, KNOWN = config.get("failing_claims", "error"), config.get("known_failures", {})
 NAME, LIMIT = config["name"], config.get("time_limit", 0)
 OUTPUT = config.get("output", f"build/{NAME}")
+if Path(NAME).is_absolute() or ".." in Path(NAME).parts:  # folders of that name are made and deleted
+    raise WorkflowError(f"The name of a configuration is that of a folder in build/, and not {NAME}.")
 # Sources are at hand wherever a job runs, and results are where Snakemake's default storage says.
-PACKAGE = [local(str(path)) for path in sorted(Path("vae_lab").rglob("*.py"))]
-LOCK = local("requirements.lock")
+PLACE = Workplace(Path.cwd())
+LOCK = local(str(near(PLACE.lock)))
+SOURCES = PLACE.notebooks()
 # A page or run NAME--VARIANT comes from the notebook NAME, by other parameters. A page is left out if this
 # machine lacks the data.
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
@@ -59,8 +67,21 @@ INDEX = f"{OUTPUT}/_build/html/index.html"
 CLAIMS = f"build/{NAME}/claims.json"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
 
-# `exec` makes the job a child of Snakemake itself, whose death it watches for (see workflow/jobs.py).
-JOB = "exec {sys.executable:q} -m workflow.jobs"
+# `exec` makes the job a child of Snakemake itself, whose death it watches for (see vae_workflow/jobs.py).
+JOB = "exec {sys.executable:q} -m vae_workflow.jobs"
+
+
+def source(wildcards):
+    """The notebook of a page or run NAME or NAME--VARIANT."""
+    name = wildcards.notebook.partition("--")[0]
+    if name not in SOURCES:
+        raise WorkflowError(f"There is no notebook {name}.ipynb, neither in notebooks/ nor in the package.")
+    return SOURCES[name]
+
+
+def modules(wildcards):
+    return [local(str(path)) for path in files_of(source(wildcards))]
+
 
 
 rule all:
@@ -86,8 +107,9 @@ rule claims:
 
 rule book:
     input:
-        sorted(map(str, pages(Path("book")))),
-        PACKAGE,
+        sorted(map(str, page_files(Path("book")))),
+        sorted(map(str, Path(PACKAGE).rglob("*.py"))),
+        list(filter(os.path.exists, BEHIND_ALL_PAGES)),
         LOCK,
         executed=expand(EXECUTED, notebook=NOTEBOOKS),
     output:
@@ -98,7 +120,7 @@ rule book:
         parameters=json.dumps(NOTEBOOKS, sort_keys=True),
     shell:
         JOB
-        + " book --parent $PPID book vae_lab {params.staged} {params.output} {params.parameters:q} {input.executed}"
+        + " book --parent $PPID book {params.staged} {params.output} {params.parameters:q} {input.executed}"
 
 
 rule pdf:
@@ -119,9 +141,9 @@ rule notebooks:
 
 rule notebook:
     input:
-        PACKAGE,
+        modules,
         LOCK,
-        notebook=lambda wildcards: local(f"notebooks/{wildcards.notebook.partition('--')[0]}.ipynb"),
+        notebook=lambda wildcards: local(str(near(source(wildcards)))),
     output:
         EXECUTED,
     params:
@@ -134,12 +156,12 @@ rule notebook:
         time_limit=LIMIT,  # no parameter, whose change would run everything again
     threads: 1  # also OMP_NUM_THREADS: numbers then do not depend on what else runs
     shell:
-        JOB + " notebook --parent $PPID --limit {resources.time_limit} {input.notebook:q} vae_lab {output:q} {params.failed:q}"
+        JOB + " notebook --parent $PPID --limit {resources.time_limit} {input.notebook:q} {output:q} {params.failed:q}"
         " {params.parameters:q}"
 
 
 os.makedirs("build", exist_ok=True)
-lock = FileLock(f"build/.{NAME.replace('/', '-')}.lock")
+lock = FileLock(lock_file(Path.cwd(), NAME))
 
 
 onstart:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from vae_lab import ESTIMATORS, NOISES, VAE, benchmark, elbo, fit, load
-from vae_lab.benchmark import replicate_gradients
-from vae_lab.costs import COSTS
-from vae_lab.gradients import GradientMoments, encoder_gradients
-from vae_lab.statistics import deviation_limit
+from vae_lab.estimators.costs import COSTS
+from vae_lab.measure.benchmarking import replicate_gradients
+from vae_lab.measure.gradient_moments import GradientMoments, encoder_gradients
+from vae_lab.measure.statistics import deviation_limit
 
 ROUNDS, MIN_SECONDS = 5, 1.0
 missed: list[str] = []
@@ -150,7 +150,7 @@ def latent_problem() -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
 def one_by_one(
     cost: Callable[[Tensor], Tensor], mu: Tensor, sigma: Tensor, replicates: int
 ) -> tuple[Tensor, Tensor]:
-    """Replicate gradients by a loop: (replicates, Z) by mu and by sigma."""
+    """Replicate gradients by a loop: (replicates, Z) with respect to mu and to sigma."""
     mu, sigma = mu.clone().requires_grad_(), sigma.clone().requires_grad_()
     gradients = []
     for _ in range(replicates):
@@ -216,11 +216,11 @@ def largest_deviation(vae: VAE, x: Tensor, replicates: int) -> tuple[float, floa
 
 
 def ablation(variants: Sequence[tuple[str, float | None]], seeds: Sequence[int]) -> None:
-    """Train a model for each pair of variant, a law of eps and a constant sigma or None, and seed."""
+    """Train a model for each pair of variant, a noise and a constant sigma or None, and seed."""
     pairs = [(*variant, seed) for variant in variants for seed in seeds]
-    laws, sigmas, own = map(list, zip(*pairs, strict=True))
+    noises, sigmas, own = map(list, zip(*pairs, strict=True))
     vae = VAE(64, 8, (64,), replicas=len(pairs), seed=own, sigma=sigmas)
-    fit(vae, load("digits"), epochs=10, noise=laws, seed=own, progress=False)
+    fit(vae, load("digits"), epochs=10, noise=noises, seed=own, progress=False)
 
 
 def main() -> None:
@@ -264,7 +264,7 @@ def main() -> None:
     cost, mu, sigma = latent_problem()
     many = Independent(Normal(mu, sigma), 1)
     value, line = ratio(
-        "(e) 1,000 gradients of a 20-400-784 decoder's log-likelihood by mu and sigma, faster than a loop",
+        "(e) 1,000 gradients of a 20-400-784 decoder's log-likelihood, faster than a loop",
         lambda: replicate_gradients(ESTIMATORS["pathwise"], cost, many, 1, 1000),
         lambda: one_by_one(cost, mu, sigma, 1000),
     )
@@ -293,7 +293,7 @@ def main() -> None:
         line = f"    largest deviation between the two, of 1,000 gradients: {deviation:.1f} standard errors"
         report(line, f"under {limit:.1f}", deviation < limit)
 
-    variants = [(law, None) for law in NOISES] + [("gaussian", 1.0)]
+    variants = [(noise, None) for noise in NOISES] + [("gaussian", 1.0)]
     value, line = ratio(
         f"(g) ablation of {len(variants)} variants x 5 seeds, faster than the same trainings one by one",
         lambda: ablation(variants, range(5)),

@@ -43,10 +43,11 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copy(ROOT / "Snakefile", folder)
-        for name in ("workflow", "profiles"):
+        for name in ("vae_workflow", "profiles"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.write("requirements.lock", "")
         self.write("vae_lab/__init__.py", "OFFSET = 1\n")
+        self.write("vae_lab/records.py", (ROOT / "vae_lab/records.py").read_text("utf-8"))
         self.write("book/_config.yml", yaml.dump(BOOK))
         self.write("book/index.md", "# Welcome\n")
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from playwright.sync_api import Browser
 from reader import Visit, open_page, served
 
-from workflow.browser import chromium
+from vae_workflow.browser import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 

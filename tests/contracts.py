@@ -11,8 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from vae_lab import VAE, distributions, evaluate, objectives
-from vae_lab.statistics import deviation_limit, moments
+from vae_lab import VAE, evaluate, reparameterization
+from vae_lab.measure.statistics import deviation_limit, moments
+from vae_lab.vae import objectives
 
 
 def linear_vae(data: Tensor, latents: int, seed: int = 0) -> VAE:
@@ -30,7 +31,7 @@ def check_same_distribution() -> None:
     generator = torch.Generator().manual_seed(0)
     for mu, log_sigma in ((0.0, 0.0), (-1.5, 0.9), (3.0, -1.1)):
         parameters = torch.tensor([[mu], [log_sigma]], dtype=torch.float64)
-        q = distributions.DiagonalNormal(parameters[0], parameters[1])
+        q = reparameterization.DiagonalNormal(parameters[0], parameters[1])
         eps = torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
         z = q.reparameterize(eps).squeeze(-1).numpy()
         assert stats.kstest(z, "norm", (mu, math.exp(log_sigma))).pvalue > 1e-6 / 3
@@ -42,11 +43,11 @@ def check_pathwise_gradient() -> None:
     eps = items(3, 4, seed=1)
 
     def cost(values: Tensor) -> Tensor:
-        z = distributions.DiagonalNormal(values[0], values[1]).reparameterize(eps)
+        z = reparameterization.DiagonalNormal(values[0], values[1]).reparameterize(eps)
         return (z.sin() + z**2).sum()
 
     assert torch.autograd.gradcheck(cost, parameters)
-    z = distributions.DiagonalNormal(parameters[0], parameters[1]).reparameterize(eps)
+    z = reparameterization.DiagonalNormal(parameters[0], parameters[1]).reparameterize(eps)
     by_mu, by_log_sigma = torch.autograd.grad(z.sum(), parameters)[0]
     torch.testing.assert_close(by_mu, torch.full_like(by_mu, 3.0))
     torch.testing.assert_close(by_log_sigma, eps.sum(0) * parameters[1].detach().exp())

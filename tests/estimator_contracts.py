@@ -23,10 +23,10 @@ from torch.distributions import (
 )
 
 from vae_lab import ESTIMATORS, NotApplicable, benchmark, exact_gradient
-from vae_lab.benchmark import replicate_gradients
-from vae_lab.costs import CheckedCost, cosine, quadratic
-from vae_lab.distributions import parameters, rebuild
-from vae_lab.statistics import deviation_limit
+from vae_lab.estimators.costs import CheckedCost, cosine, quadratic
+from vae_lab.estimators.families import parameters, rebuild
+from vae_lab.measure.benchmarking import replicate_gradients
+from vae_lab.measure.statistics import deviation_limit
 
 FALSE_ALARM = 1e-6  # of all comparisons of means together
 REPLICATES, SAMPLES = 50_000, 4

@@ -30,8 +30,8 @@ from torch.distributions import (
 )
 
 from vae_lab import DiagonalNormal
-from vae_lab.costs import Cost, Separable, bump, cosine, quadratic, step
-from vae_lab.distributions import VonMises
+from vae_lab.estimators.costs import Cost, Separable, bump, cosine, quadratic, step
+from vae_lab.estimators.von_mises import VonMises
 
 t = partial(torch.tensor, dtype=torch.float64)
 

@@ -314,11 +314,11 @@ def test_every_page_offers_the_pdf_that_is_there(pdf: Path, quick_book: Path) ->
 def test_without_chromium_the_pdf_says_so(
     quick_book: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from workflow import jobs
+    from vae_workflow import pdf
 
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CHROMIUM", raising=False)
-    assert jobs.print_pdf(quick_book) == 1
+    assert pdf.print_pdf(quick_book) == 1
     assert (
         capsys.readouterr().err == "pdf: no Chromium found: install it, or name its executable in CHROMIUM\n"
     )
@@ -357,7 +357,7 @@ def test_with_an_address_pages_lead_to_their_notebooks(tmp_path: Path, browser: 
     command = [
         sys.executable,
         "-c",
-        "import sys, pathlib; from workflow.jobs import sphinx; sphinx(*map(pathlib.Path, sys.argv[1:]))",
+        "import sys, pathlib as p; from vae_workflow.pages import sphinx; sphinx(*map(p.Path, sys.argv[1:]))",
     ]
     run = subprocess.run([*command, source, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -370,5 +370,8 @@ def test_with_an_address_pages_lead_to_their_notebooks(tmp_path: Path, browser: 
     assert binder.endswith("notebooks/01_one.ipynb")
     assert address in links and any(link.startswith(f"{address}/issues/new") for link in links)
     page.goto((tmp_path / "_build/html/intro.html").as_uri())
-    assert f"%pip install git+{address} in a cell of its own" in page.locator("article").inner_text()
+    assert (
+        f'%pip install "vae-lab[lab] @ git+{address}" in a cell of its own'
+        in page.locator("article").inner_text()
+    )
     page.close()

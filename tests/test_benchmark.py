@@ -23,17 +23,18 @@ from torch.distributions import (
 
 from vae_lab import ESTIMATORS, DiagonalNormal, NotApplicable, benchmark, estimator, exact_gradient
 from vae_lab import benchmark as function
-from vae_lab.benchmark import exact_variance, replicate_gradients, table
-from vae_lab.costs import CostError, cosine, quadratic, step
-from vae_lab.distributions import parameters, rebuild
+from vae_lab.estimators.costs import CostError, cosine, quadratic, step
+from vae_lab.estimators.families import parameters, rebuild
+from vae_lab.exact.variance import exact_variance
+from vae_lab.measure import benchmarking as module
+from vae_lab.measure.benchmarking import replicate_gradients, table
+from vae_lab.measure.statistics import moments
 from vae_lab.registry import Registry, UnknownName
-from vae_lab.statistics import moments
 
 COLUMNS = """
     estimator parameter coordinate exact mean bias bias_se variance variance_se evaluations seconds
     efficiency unbiased
 """
-module: Any = __import__("sys").modules["vae_lab.benchmark"]
 
 
 def test_one_row_per_estimator_parameter_and_coordinate() -> None:

@@ -23,7 +23,7 @@ from checkout import VALUE, WAIT, Checkout, eventually
 from pages import code, sections
 from typer.testing import CliRunner
 
-from vae_lab.cli import BUSY, FAILED, INTERRUPTED, REFUSED, app
+from vae_workflow.cli import BUSY, FAILED, INTERRUPTED, REFUSED, app
 
 ROOT = Path(__file__).resolve().parent.parent
 FAIL = "if seed == 2: raise ValueError('two [is] too many')\n"
@@ -79,7 +79,7 @@ def test_lists_notebooks_and_their_parameters(here: Checkout) -> None:
         (("results", "one"), FAILED, "one has no runs yet; `vae-lab run one` makes one."),
         (("claims",), FAILED, "Nothing has run yet. To run it: make book"),
         (("claims", "one"), FAILED, "vae-lab run one"),
-        (("fork", "one", "one"), REFUSED, "notebooks/one.ipynb is there already"),
+        (("fork", "one", "one"), REFUSED, "one: there is a notebook of that name already"),
         (("fork", "one", "a/b"), REFUSED, "a/b: a name is made of letters and digits"),
         (("fork", "one", "two", "-p", "seed=1,2"), REFUSED, "seed = '1,2'"),
         (("nothing",), REFUSED, "nothing"),
@@ -94,9 +94,21 @@ def test_wrong_use_starts_nothing(here: Checkout, words: tuple[str, ...], code: 
     assert len(list((here.folder / "notebooks").iterdir())) == 1
 
 
-def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_your_own_borrows_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_install.py` runs one there, from the wheel."""
     monkeypatch.chdir(tmp_path)
-    assert "is not inside a checkout of vae_lab" in call("list", code=REFUSED)
+    said = re.sub(r"\s+", " ", call("list"))
+    assert "03_vae How do encoder" in said
+    assert "A checkout of the project adds the book" in said
+    assert list(tmp_path.iterdir()) == [], "looking leaves nothing behind"
+    call("fork", "02_reparameterization", "mine", "-p", "sigma=0.9")
+    assert [path.name for path in tmp_path.rglob("*.ipynb")] == ["mine.ipynb"]
+    assert re.search(r"sigma +0.9", call("list", "mine"))
+    assert "no such notebook; did you mean mine?" in call("run", "min", code=REFUSED)
+    for words in (("claims",), ("fork", "mine", "other", "--book")):
+        said = re.sub(r"\s+", " ", call(*words, code=REFUSED))
+        assert "is not inside a checkout of vae_lab. A checkout of the project adds the book" in said
+    assert len(list(tmp_path.rglob("*.ipynb"))) == 1
 
 
 def test_a_broken_notebook_is_named_and_the_others_are_listed(here: Checkout) -> None:
@@ -191,7 +203,14 @@ def test_nothing_is_deleted_but_a_folder_of_runs(here: Checkout, name: str) -> N
     call("clean", name, "--yes", code=REFUSED)
     call("clean", str(here.folder / "notebooks"), "--yes", code=REFUSED)
     assert sorted(here.folder.rglob("*")) == before
-    assert call("clean", "one", "--yes") == "1 runs deleted.\n"
+    here.write("build/runs/tensorboard/events", "of another program")
+    here.write("build/runs/one/notes.txt", "somebody's")
+    assert call("clean", "--yes") == "1 runs deleted.\n"
+    left = {
+        path.relative_to(here.folder / "build/runs").as_posix()
+        for path in (here.folder / "build/runs").rglob("*")
+    }
+    assert left == {"linked", "one", "one/notes.txt", "tensorboard", "tensorboard/events"}
     assert (here.folder / "notebooks/one.ipynb").exists()
 
 
@@ -221,7 +240,7 @@ def test_of_two_sweeps_of_one_notebook_one_must_wait_and_of_two_notebooks_none(h
         here.waiting()
         second = here.vae_lab("sweep", "one", "-p", "seed=1")
         assert second.returncode == BUSY
-        assert "Runs of one go on in this checkout. Wait until they have ended." in second.stderr
+        assert "Runs of one go on in this folder. Wait until they have ended." in second.stderr
         assert here.vae_lab("run", "one", "-p", "seed=1").returncode == BUSY
         assert "Wait until they have ended" in call("clean", "--yes", code=BUSY)
         assert statuses(here, "two", "-p", "seed=0:2") == ["done", "done"]
@@ -351,6 +370,6 @@ def test_the_commands_of_the_readme_and_of_the_page_on_forking_do_what_they_say(
 
 def test_the_module_can_be_run_too() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "vae_lab.cli", "--version-of-nothing"], capture_output=True, text=True
+        [sys.executable, "-m", "vae_workflow.cli", "--version-of-nothing"], capture_output=True, text=True
     )
     assert run.returncode == REFUSED

@@ -8,7 +8,8 @@ from contracts import CHECKS
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from vae_lab import distributions, objectives
+from vae_lab import reparameterization
+from vae_lab.vae import encoder, objectives
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -30,33 +31,33 @@ def variance_used_as_sigma(patch: pytest.MonkeyPatch) -> None:
     def reparameterize(mu: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
         return mu + (2 * sigma.log()).exp() * eps
 
-    patch.setattr(distributions, "reparameterize", reparameterize)
+    patch.setattr(reparameterization, "reparameterize", reparameterize)
 
 
 def dropped_eps(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(distributions, "reparameterize", lambda mu, sigma, eps: (mu + 0 * sigma).expand_as(eps))
+    patch.setattr(
+        reparameterization, "reparameterize", lambda mu, sigma, eps: (mu + 0 * sigma).expand_as(eps)
+    )
 
 
 def added_sigma(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(distributions, "reparameterize", lambda mu, sigma, eps: (mu + sigma).expand_as(eps))
+    patch.setattr(reparameterization, "reparameterize", lambda mu, sigma, eps: (mu + sigma).expand_as(eps))
 
 
 def brackets_in_the_wrong_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(distributions, "reparameterize", lambda mu, sigma, eps: (mu + eps) * sigma)
+    patch.setattr(reparameterization, "reparameterize", lambda mu, sigma, eps: (mu + eps) * sigma)
 
 
 def detached_sigma(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(distributions, "reparameterize", lambda mu, sigma, eps: mu + sigma.detach() * eps)
+    patch.setattr(reparameterization, "reparameterize", lambda mu, sigma, eps: mu + sigma.detach() * eps)
 
 
 def weights_of_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
-    class Flipped(distributions.DiagonalNormal):
+    class Flipped(reparameterization.DiagonalNormal):
         def log_prob(self, value: Tensor) -> Any:
             return -super().log_prob(value)
 
-    from vae_lab import networks
-
-    patch.setattr(networks, "DiagonalNormal", Flipped)
+    patch.setattr(encoder, "DiagonalNormal", Flipped)
 
 
 @pytest.mark.parametrize(

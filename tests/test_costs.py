@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import t
 
-from vae_lab.costs import COSTS, Separable, bump, cosine, quadratic, step
+from vae_lab.estimators.costs import COSTS, Separable, bump, cosine, quadratic, step
 from vae_lab.registry import UnknownName
 
 

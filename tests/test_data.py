@@ -12,12 +12,11 @@ import pytest
 import torch
 from pages import code, sections
 
-from vae_lab import data as module
-from vae_lab import load
-from vae_lab.data import DATASETS, FASHION_MNIST, DataError, Dataset, read_idx
-from vae_lab.notebook import CLAIM_MIME
+from vae_lab import load, records
+from vae_lab.data import DATASETS, Dataset
+from vae_lab.data import idx as module
+from vae_lab.data.idx import FASHION_MNIST, DataError, read_idx
 from vae_lab.registry import UnknownName
-from workflow import jobs
 
 SIZES = {
     "digits": (1497, 300, (8, 8)),
@@ -59,12 +58,6 @@ def test_the_split_and_the_test_draw_are_fixed(name: str) -> None:
     assert torch.equal(grey.train, dynamic.train)
     assert (dynamic.test[grey.test == 0] == 0).all()
     assert (dynamic.test[grey.test == 1] == 1).all()
-
-
-def test_the_workflow_knows_the_same_files_and_places() -> None:
-    assert {module.FASHION_MNIST.name, module.MNIST.name} == set(jobs.DATA_FILES)
-    assert Path(jobs.DATA_SYSTEM) == module.SYSTEM
-    assert jobs.CLAIM_MIME == CLAIM_MIME
 
 
 PAGE = (Path(__file__).parent.parent / "book" / "data.md").read_text("utf-8")
@@ -241,7 +234,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
     running.cut = None  # type: ignore[attr-defined]
     running.files, contents = small_files(f"http://127.0.0.1:{running.server_port}/")  # type: ignore[attr-defined]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "SYSTEM", tmp_path / "nowhere")
+    monkeypatch.setattr(records, "DATA_SYSTEM", str(tmp_path / "nowhere"))
     monkeypatch.delenv("VAE_LAB_DATA", raising=False)
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
@@ -252,9 +245,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
 
 
 def test_a_download_is_checked_and_kept(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    first = module._idx(server.files)  # type: ignore[attr-defined]
+    first = module._load(server.files)  # type: ignore[attr-defined]
     server.cut = 0  # type: ignore[attr-defined]
-    again = module._idx(server.files)  # type: ignore[attr-defined]
+    again = module._load(server.files)  # type: ignore[attr-defined]
     assert np.array_equal(first.images, again.images) and first.images.shape == (8, 784)
     assert first.is_test.tolist() == [False] * 6 + [True] * 2
     kept = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -264,7 +257,7 @@ def test_a_download_is_checked_and_kept(server: ThreadingHTTPServer, tmp_path: P
 def test_an_interrupted_download_leaves_nothing(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.cut = 40  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"the download failed.*Three ways to get it: set VAE_LAB_DATA"):
-        module._idx(server.files)  # type: ignore[attr-defined]
+        module._load(server.files)  # type: ignore[attr-defined]
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
@@ -274,11 +267,11 @@ def test_the_folder_in_the_environment_comes_first(tmp_path: Path, monkeypatch: 
         (tmp_path / files.name).mkdir(exist_ok=True)
         (tmp_path / files.name / name).write_bytes(content)
     monkeypatch.setenv("VAE_LAB_DATA", str(tmp_path))
-    assert module._idx(files).images.shape == (8, 784)
+    assert module._load(files).images.shape == (8, 784)
 
 
 @pytest.mark.skipif(
-    not (module.SYSTEM / "fashion-mnist").is_dir(), reason="needs Debian's dataset-fashion-mnist"
+    not Path(records.DATA_SYSTEM, records.FASHION).is_dir(), reason="needs Debian's dataset-fashion-mnist"
 )
 def test_fashion_mnist() -> None:
     data = load("fashion-mnist", None)

@@ -31,14 +31,12 @@ from vae_lab import (
     DiagonalNormal,
     NotApplicable,
     benchmark,
-    coupled,
-    discrete,
-    distributions,
     estimator,
     estimators,
 )
-from vae_lab.costs import CheckedCost, CostError, quadratic, step
-from vae_lab.distributions import VonMises
+from vae_lab.estimators import contract, coupled, discrete, families, path, score, von_mises
+from vae_lab.estimators.costs import CheckedCost, CostError, quadratic, step
+from vae_lab.estimators.von_mises import VonMises
 from vae_lab.registry import UnknownName
 
 PROMISED = """
@@ -81,78 +79,78 @@ def test_contract_holds(check: Callable[[list[str]], None], name: str) -> None:
 MUTANTS: dict[str, tuple[str, ModuleType, str, str, str]] = {
     "dropped score term": (
         "score_function",
-        estimators,
+        score,
         "score_function",
         "f.detach() * (log_q - log_q.detach())",
         "0 * log_q",
     ),
-    "score term of the wrong sign": ("score_function", estimators, "score_function", "f + f.", "f - f."),
+    "score term of the wrong sign": ("score_function", score, "score_function", "f + f.", "f - f."),
     "score function along a path": (
         "score_function",
-        estimators,
+        score,
         "score_function",
         "q.sample",
         "(q.rsample if q.has_rsample else q.sample)",
     ),
     "cost not detached": (
         "score_function",
-        estimators,
+        score,
         "score_function",
         "f.detach() * (log_q - log_q.detach())",
         "f * log_q - (f * log_q).detach()",
     ),
     "value not detached": (
         "score_function",
-        estimators,
+        score,
         "score_function",
         "log_q - log_q.detach()",
         "log_q",
     ),
     "baseline sees its own sample": (
         "rloo",
-        estimators,
+        score,
         "rloo",
         "leave_one_out(f.detach()) / (n - 1)",
         "f.detach().mean(0)",
     ),
     "optimal baseline sees its own sample": (
         "score_function_baseline",
-        estimators,
+        score,
         "score_function_baseline",
         "leave_one_out(f.detach()[axes] * s**2) / leave_one_out(s**2)",
         "(f.detach()[axes] * s**2).sum(0) / (s**2).sum(0)",
     ),
     "sample detached": (
         "pathwise",
-        estimators,
+        path,
         "pathwise",
         "cost(q.rsample(torch.Size((n,))))",
         "cost(q.sample(torch.Size((n,)))) + 0 * cost(q.rsample(torch.Size((n,))))",
     ),
     "z = μ + σ declared unbiased": (
         "frozen_epsilon",
-        estimators,
+        path,
         "frozen_epsilon",
         "unbiased=False",
         "unbiased=True",
     ),
     "implicit, not divided by the density": (
         "implicit_reparameterization",
-        estimators,
+        path,
         "implicit_reparameterization",
         " / base.log_prob(z).exp().detach()",
         "",
     ),
     "implicit, density not detached": (
         "implicit_reparameterization",
-        estimators,
+        path,
         "implicit_reparameterization",
         "(rank - rank.detach()) / base.log_prob(z).exp().detach()",
         "rank / base.log_prob(z).exp() - (rank / base.log_prob(z).exp()).detach()",
     ),
     "von Mises concentration without a path": (
         "implicit_reparameterization",
-        distributions,
+        von_mises,
         "von_mises_path",
         " + slope * (concentration - concentration.detach())",
         "",
@@ -270,7 +268,7 @@ def ruin(patch: pytest.MonkeyPatch, mutant: str) -> str:
     patch.setitem(ESTIMATORS, estimator_name, ESTIMATORS[estimator_name])  # put back afterwards
     namespace = vars(module).copy()
     exec("from __future__ import annotations\n" + source.replace(right, wrong), namespace)
-    for user in (module, estimators):
+    for user in (module, path):
         if hasattr(user, name):
             patch.setattr(user, name, namespace[name])
     return estimator_name
@@ -355,9 +353,9 @@ REFUSALS = [
     ("measure_valued", Gamma(t(1.0), t(1.0)), 1, "no decomposition of the derivative of Gamma"),
     ("antithetic", NORMAL, 3, "n is even, got 3"),
     ("antithetic", Gamma(t(1.0), t(1.0)), 2, "it mirrors samples at loc"),
-    ("quasi_monte_carlo", Gamma(t(1.0), t(1.0)), 2, "with an icdf, which Gamma has not"),
+    ("quasi_monte_carlo", Gamma(t(1.0), t(1.0)), 2, "with an icdf, which Gamma lacks"),
     ("quasi_monte_carlo", MultivariateNormal(t([0.0, 0.0]), torch.eye(2).double()), 2, "independent"),
-    ("finite_difference", Poisson(t(1.0)), 2, "with an icdf, which Poisson has not"),
+    ("finite_difference", Poisson(t(1.0)), 2, "with an icdf, which Poisson lacks"),
     ("delta_control_variate", Laplace(t(0.0), t(1.0)), 1, "it needs a Normal, got Laplace"),
     ("frozen_epsilon", Gamma(t(1.0), t(1.0)), 1, "it needs a Normal, got Gamma"),
     ("implicit_reparameterization", Bernoulli(t(0.5)), 1, "continuous distribution function"),
@@ -395,8 +393,8 @@ def test_every_requirement_is_refused_somewhere() -> None:
 
 def live(q: Distribution) -> Distribution:
     """q with parameters that want a gradient."""
-    return distributions.rebuild(
-        q, **{k: p.detach().clone().requires_grad_() for k, p in distributions.parameters(q).items()}
+    return families.rebuild(
+        q, **{k: p.detach().clone().requires_grad_() for k, p in families.parameters(q).items()}
     )
 
 
@@ -508,8 +506,8 @@ def test_a_mixture_has_an_implicit_path() -> None:
 
 def test_the_others_are_summed_without_loss() -> None:
     values = torch.tensor([[1e8], [1e-3], [2e-3]])
-    torch.testing.assert_close(estimators.leave_one_out(values)[0], torch.tensor([3e-3]), rtol=1e-6, atol=0)
-    assert torch.equal(estimators.leave_one_out(values[:1]), torch.zeros(1, 1))
+    torch.testing.assert_close(contract.leave_one_out(values)[0], torch.tensor([3e-3]), rtol=1e-6, atol=0)
+    assert torch.equal(contract.leave_one_out(values[:1]), torch.zeros(1, 1))
 
 
 def test_with_two_samples_the_optimal_baseline_is_the_other_cost() -> None:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from vae_lab.experiments import (
+from vae_lab.parameters import ParameterError
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME
+from vae_workflow.experiments import (
     MOST_RUNS,
     Experiment,
     NotAnExperiment,
@@ -24,7 +26,6 @@ from vae_lab.experiments import (
     run_name,
     split,
 )
-from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, ParameterError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -33,14 +34,14 @@ epochs: PositiveInt = 20  # passes over the data
 rate: PositiveFloat = 1e-3
 name: str = "a"
 widths: list[PositiveInt] = [8, 16]  # of layers
-law: NoiseName = "gaussian"
+f: CostName = "cosine"
 flag: bool = False
 kind: Literal["x", "y"] = "x"  # µ and σ"""
 IMPORTS = """\
 from typing import Literal
 from pydantic import PositiveFloat, PositiveInt
-from vae_lab import noise
-from vae_lab.notebook import NoiseName"""
+from vae_lab.estimators.costs import cost
+from vae_lab.parameters import CostName"""
 
 
 def write(path: Path, *code: str, tags: tuple[str, ...] = ("parameters",)) -> Path:
@@ -54,7 +55,7 @@ def write(path: Path, *code: str, tags: tuple[str, ...] = ("parameters",)) -> Pa
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    own = "@noise(per='item')\ndef mine(shape, generator):\n    return None\n@noise('yours')\ndef _(): ..."
+    own = "@cost\ndef mine(k):\n    return None\n@cost('yours')\ndef _(): ..."
     path = tmp_path_factory.mktemp("notebooks") / "one.ipynb"
     return read_experiment(write(path, IMPORTS, PARAMETERS, own, 'provenance("one")'))
 
@@ -130,11 +131,11 @@ def test_ranges_are_those_of_python(start: int, stop: int, step: int) -> None:
 
 
 def test_a_name_that_the_notebook_registers_is_known(one: Experiment) -> None:
-    assert grid(one, ["law=mine,yours"]) == [{"law": "mine"}, {"law": "yours"}]
+    assert grid(one, ["f=mine,yours"]) == [{"f": "mine"}, {"f": "yours"}]
 
 
 def test_all_problems_of_a_grid_come_at_once(one: Experiment) -> None:
-    settings = ["epoch=3", "epochs=0,2,x", "rate", "law=gausian", "flag=[", "name=a", "name=b", "epochs=1"]
+    settings = ["epoch=3", "epochs=0,2,x", "rate", "f=cosin", "flag=[", "name=a", "name=b", "epochs=1"]
     with pytest.raises(ParameterError) as caught:
         grid(one, settings)
     assert len(caught.value.problems) == 8
@@ -144,7 +145,7 @@ def test_all_problems_of_a_grid_come_at_once(one: Experiment) -> None:
         "epochs = 0: Input should be greater than 0",
         "epochs = 'x': Input should be a valid integer",
         "rate: write name=value",
-        "did you mean 'gaussian'?",
+        "did you mean 'cosine'?",
         "flag=[: not a value",
         "name=b: name was already given; write all its values at once",
         "  kind: one of 'x', 'y'",
@@ -189,6 +190,28 @@ def test_a_fork_has_other_defaults_and_is_still_read(one: Experiment, tmp_path: 
     assert default == {name: p.default for name, p in one.parameters.items()} | other
     ids = [{cell["id"] for cell in nb.cells} for nb in (notebook, nbformat.read(one.path, as_version=4))]
     assert not ids[0] & ids[1]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%matplotlib inline\nepochs: PositiveInt = 3  # passes\n!echo it's fine\nrate: PositiveFloat = 0.1",
+        "epochs: PositiveInt = 3  # passes\n?print\nrate: PositiveFloat = 0.1",
+        "a: str = '\u2028\f'\nepochs: PositiveInt = 3  # passes\nrate: PositiveFloat = 0.1",
+    ],
+)
+def test_cells_with_magics_and_odd_line_ends_are_read_and_forked(cell: str, tmp_path: Path) -> None:
+    one = read_experiment(write(tmp_path / "one.ipynb", IMPORTS, cell))
+    assert one.parameters["epochs"].meaning == "passes"
+    source = fork(one, "two", {"epochs": 7, "rate": 0.5}).cells[2].source
+    assert source == cell.replace("= 3", "= 7").replace("= 0.1", "= 0.5")
+
+
+def test_types_may_be_reached_through_a_module(tmp_path: Path) -> None:
+    imports = "import pydantic\nimport typing as t"
+    cell = 'epochs: pydantic.PositiveInt = 3\nkind: t.Literal["a", "b"] = "a"'
+    one = read_experiment(write(tmp_path / "one.ipynb", imports, cell))
+    assert [p.allowed for p in one.parameters.values()] == ["integer > 0", "one of 'a', 'b'"]
 
 
 def executed(seed: int, holds: bool, failure: dict[str, Any] | None = None) -> nbformat.NotebookNode:

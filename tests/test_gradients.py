@@ -10,13 +10,14 @@ from contracts import items
 from torch import Tensor
 from torch.func import functional_call
 
-from vae_lab import VAE, NotApplicable, elbo, gradients
-from vae_lab.costs import CostError
-from vae_lab.gradients import encoder_gradients
-from vae_lab.networks import Latent
-from vae_lab.objectives import OBJECTIVES
+from vae_lab import VAE, NotApplicable, elbo
+from vae_lab.estimators.costs import CostError
+from vae_lab.measure import gradient_moments as gradients
+from vae_lab.measure.gradient_moments import encoder_gradients
+from vae_lab.measure.statistics import deviation_limit
 from vae_lab.registry import UnknownName
-from vae_lab.statistics import deviation_limit
+from vae_lab.vae.encoder import Latent
+from vae_lab.vae.objectives import OBJECTIVES
 
 FALSE_ALARM = 1e-6  # of all statistical comparisons of this file together
 

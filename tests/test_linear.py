@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from vae_lab import elbo, fit, training
-from vae_lab.linear import LinearVAE, optimal_gains, ppca
+from vae_lab import elbo, fit
+from vae_lab.exact.linear import LinearVAE, optimal_gains, ppca
+from vae_lab.vae.files import load_model, save_model
 
 DIGITS = torch.tensor(load_digits().data / 16)
 EIGENVALUES = torch.tensor([8.0, 5.0, 3.0, 1.6, 0.8, 0.3], dtype=torch.float64)
@@ -391,8 +392,8 @@ def test_fit_keeps_sigma_the_same_for_all_items_and_a_given_noise_variance() -> 
 def test_a_saved_linear_vae_comes_back_as_a_vae(tmp_path: Path) -> None:
     vae, x = some_vae(sigma=[0.3, None, 2.0], noise_variance=0.5), items(9, 6)
     vae.maximise(x, steps=5)
-    training.save(vae, tmp_path / "model.safetensors")
-    again = training.load(tmp_path / "model.safetensors")
+    save_model(vae, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
     q, same = vae.encoder(x), again.encoder(x)
     assert torch.equal(q.mu, same.mu) and torch.equal(q.sigma, same.sigma)
     for name in ("mean", "stddev"):

@@ -8,9 +8,10 @@ from torch.distributions import Bernoulli, Normal
 
 from vae_lab import VAE, DiagonalNormal
 from vae_lab.device import choose_device
-from vae_lab.networks import ACTIVATIONS, Convolution, Latent, Linear
-from vae_lab.noise import Streams
 from vae_lab.registry import UnknownName
+from vae_lab.vae.encoder import Latent
+from vae_lab.vae.layers import ACTIVATIONS, Convolution, Linear
+from vae_lab.vae.streams import Streams
 
 
 def test_linear_equals_torchs_for_every_replica_and_shape() -> None:

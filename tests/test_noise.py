@@ -4,9 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_lab.noise import NOISES, Streams, TrainingNoise, noise, presentations, standard_normal
+from vae_lab.measure.statistics import deviation_limit, moments
 from vae_lab.registry import UnknownName
-from vae_lab.statistics import deviation_limit, moments
+from vae_lab.vae.noise import TrainingNoise, presentations
+from vae_lab.vae.noise_registry import NOISES, noise
+from vae_lab.vae.streams import Streams, standard_normal
 
 CONSTANT = {"none": 0.0, "ones": 1.0}
 

@@ -1,22 +1,26 @@
 """Parameter validation, claims and provenance, as a notebook's kernel would call them."""
 
 import shlex
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from vae_lab import notebook
-from vae_lab.noise import NOISES, noise, standard_normal
-from vae_lab.notebook import AtLeastTwo, DatasetName, NoiseName, ParameterError, check_parameters, describe
+from vae_lab.estimators.costs import COSTS, cost
+from vae_lab.notebook import check_parameters
+from vae_lab.parameters import AtLeastTwo, CostName, DatasetName, ParameterError, describe
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME
 
 
 def kernel(injected: str = "", **annotated: tuple[Any, Any]) -> dict[str, Any]:
     """A kernel's namespace after a parameters cell, (type, value) by name, and papermill's cell."""
     values = {name: value for name, (_, value) in annotated.items()}
-    namespace: dict[str, Any] = {"In": ["", "import this", injected], "os": object(), **values}
+    hints = {f"type_of_{name}": hint for name, (hint, _) in annotated.items()}
+    cell = "\n".join(f"{name}: type_of_{name} = {value!r}" for name, value in values.items())
+    namespace: dict[str, Any] = {"In": ["", "import this", cell, injected], "os": object(), **values, **hints}
     exec(injected, namespace)
-    return namespace | {"__annotations__": {name: hint for name, (hint, _) in annotated.items()}}
+    return namespace
 
 
 def test_good_parameters_pass_and_are_converted() -> None:
@@ -81,16 +85,28 @@ def test_allowed_values_in_words(hint: Any, words: str) -> None:
     assert describe(TypeAdapter(hint)) == words
 
 
-def test_a_law_registered_later_is_an_allowed_name() -> None:
-    @noise()
-    def own(shape: Any, generator: Any) -> Any:
-        return standard_normal(shape, generator)
+def test_what_is_registered_later_is_an_allowed_name() -> None:
+    @cost
+    def own(k: Any) -> Any:
+        return lambda z: k * z
 
     try:
-        assert "'own'" in describe(TypeAdapter(NoiseName))
-        check_parameters(kernel(law=(NoiseName, "own")))
+        assert "'own'" in describe(TypeAdapter(CostName))
+        check_parameters(kernel(f=(CostName, "own")))
     finally:
-        del NOISES["own"]
+        del COSTS["own"]
+
+
+def test_a_corrected_cell_and_one_that_is_no_python_do_no_harm() -> None:
+    """In a notebook that somebody works on, cells run again, and some fail."""
+    namespace = kernel(epochs=(PositiveInt, 3))
+    namespace["In"][1:1] = ["epochs: PositveInt = 3", "epochs: = 3", "%%bash\nls -l | wc"]
+    check_parameters(namespace)
+    namespace = kernel(odd=(Annotated[int, AfterValidator(lambda v: v)], 3))
+    namespace["In"][2] = "odd: Annotated[int, AfterValidator(lambda v: twice(v))] = 3"
+    namespace |= {"Annotated": Annotated, "AfterValidator": AfterValidator, "twice": lambda v: 2 * v}
+    check_parameters(namespace)
+    assert namespace["odd"] == 6
 
 
 @pytest.fixture
@@ -108,7 +124,7 @@ def test_claim(displayed: list[dict[str, Any]], holds: bool) -> None:
     assert ("vae-claim-holds" in page, "vae-claim-fails" in page) == (holds, not holds)
     assert "a &lt; b &amp; c" in page and "<5>" not in page
     assert output["text/plain"].startswith("[Holds]" if holds else "[Does not hold in this run]")
-    assert output[notebook.CLAIM_MIME] == {
+    assert output[CLAIM_MIME] == {
         "sentence": "a < b & c",
         "value": "d = 1.0 [0.5, 1.5]",
         "holds": holds,
@@ -119,7 +135,7 @@ def test_claim(displayed: list[dict[str, Any]], holds: bool) -> None:
 def test_provenance(displayed: list[dict[str, Any]]) -> None:
     check_parameters(kernel(epochs=(PositiveInt, 3), dataset=(DatasetName, "digits")))
     notebook.provenance("03_vae")
-    record = displayed[0][notebook.PROVENANCE_MIME]
+    record = displayed[0][PROVENANCE_MIME]
     assert record["parameters"] == {"epochs": 3, "dataset": "digits"}
     assert record["command"] == "papermill notebooks/03_vae.ipynb out.ipynb -p epochs 3 -r dataset digits"
     assert record["command"] in displayed[0]["text/html"]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pages import code, sections
 
-from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, recorded
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -197,8 +197,8 @@ def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> 
     assert run.returncode == 0 and "implicit_reparameterization" in run.stdout, run.stderr
 
 
-def test_a_noise_law_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
-    out = fork("09_epsilon_ablation", tmp_path, *code(FORKS["A law of ε"]))
+def test_a_noise_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
+    out = fork("09_epsilon_ablation", tmp_path, *code(FORKS["A noise"]))
     assert len(tables(out)) == 2 and len(figures(out)) == 8
     assert all("triangular" in output for output in (*tables(out), *figures(out)))
 

@@ -12,10 +12,12 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from vae_lab import ESTIMATORS, VAE, NotApplicable, elbo, evaluate
-from vae_lab.networks import Latent, Likelihood
-from vae_lab.objectives import OBJECTIVES, Draws, Terms, as_items
+from vae_lab.measure.statistics import deviation_limit, moments
 from vae_lab.registry import UnknownName
-from vae_lab.statistics import deviation_limit, moments
+from vae_lab.vae.decoder import Likelihood
+from vae_lab.vae.encoder import Latent
+from vae_lab.vae.model import as_items
+from vae_lab.vae.objectives import OBJECTIVES, Draws, Terms
 
 
 def test_samples_are_averaged() -> None:

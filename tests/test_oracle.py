@@ -33,8 +33,8 @@ from torch.distributions import (
 )
 
 from vae_lab import DiagonalNormal, NotApplicable, exact_gradient
-from vae_lab.costs import CostError, Separable, bump, cosine, quadratic, step
-from vae_lab.distributions import VonMises
+from vae_lab.estimators.costs import CostError, Separable, bump, cosine, quadratic, step
+from vae_lab.estimators.von_mises import VonMises
 
 
 @pytest.mark.parametrize("k", [0.01, 0.7, 3.0, 100.0])

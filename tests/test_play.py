@@ -20,12 +20,13 @@ from reader import Visit, open_page
 from scipy import stats
 from torch.distributions import Normal
 
-from vae_lab import VAE, benchmark, exact_gradient, fit, load, notebook
-from vae_lab.benchmark import exact_variance
-from vae_lab.costs import COSTS
-from vae_lab.networks import ACTIVATIONS
+from vae_lab import VAE, benchmark, exact_gradient, fit, load, play
+from vae_lab.estimators.costs import COSTS
+from vae_lab.exact.variance import exact_variance
+from vae_lab.measure.statistics import deviation_limit
 from vae_lab.play import dense_layers, gradient_strips, latent_explorer, pack
-from vae_lab.statistics import deviation_limit
+from vae_lab.records import PLAY_MIME, PROVENANCE_MIME
+from vae_lab.vae.layers import ACTIVATIONS
 
 BOOK = Path(__file__).parents[1] / "book"
 SCRIPTS = BOOK / "assets" / "play"
@@ -128,15 +129,14 @@ def test_strips_are_samples_of_the_gradient_with_its_exact_moments() -> None:
 
 def test_playable_displays_data_under_a_type_that_the_book_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    monkeypatch.setattr(notebook, "display", lambda data, raw: shown.append(data))
-    notebook.playable("trick", {"values": torch.ones(2, 3), "mu": 1.0})
+    monkeypatch.setattr(play, "display", lambda data, raw: shown.append(data))
+    play.playable("trick", {"values": torch.ones(2, 3), "mu": 1.0})
     extension = runpy.run_path(str(BOOK / "extensions" / "vae_book.py"))
-    assert extension["PLAY_MIME"] == notebook.PLAY_MIME
-    play = shown[0][notebook.PLAY_MIME]
-    assert play["kind"] == "trick" and play["data"]["mu"] == 1.0
-    assert (unpack(play["data"]["values"]) == 1).all()
+    found = shown[0][PLAY_MIME]
+    assert found["kind"] == "trick" and found["data"]["mu"] == 1.0
+    assert (unpack(found["data"]["values"]) == 1).all()
     with pytest.raises(ValueError, match="JSON"):
-        notebook.playable("trick", {"mu": float("nan")})
+        play.playable("trick", {"mu": float("nan")})
     element = extension["play_data"]("fig-x", {"kind": "trick", "data": {"text": "</script><b>"}})
     assert element.count("</script>") == 1 and "<b>" not in element
     assert json.loads(element.partition(">")[2].removesuffix("</script>")) == {"text": "</script><b>"}
@@ -405,7 +405,7 @@ def trained_as_the_page(executed: Path) -> VAE:
     """The chapter's model with two latents, trained again, by the parameters of the run."""
     cells = nbformat.read(executed, as_version=4).cells
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    (run,) = [data[notebook.PROVENANCE_MIME] for data in outputs if notebook.PROVENANCE_MIME in data]
+    (run,) = [data[PROVENANCE_MIME] for data in outputs if PROVENANCE_MIME in data]
     given = run["parameters"]
     data, half = load(given["dataset"]), (given["hidden"] + 1) // 2
     vae = VAE(data.features, 2, (half, half), seed=given["seed"])

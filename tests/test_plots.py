@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from torch.distributions import Normal
 
 from vae_lab import benchmark, plots
-from vae_lab.statistics import mean_interval
+from vae_lab.measure.statistics import mean_interval
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from vae_lab import VAE, DiagonalNormal, fit, load, reparameterize
-from vae_lab.posterior import curvature, fit_posterior, frozen_posterior
+from vae_lab.exact.posterior import curvature, fit_posterior, frozen_posterior
 
 DIGITS = load("digits", None)
 X = DIGITS.test[:5].double()

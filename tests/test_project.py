@@ -18,35 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
-# Each module of the package imports only from those above it.
-ORDER = [
-    "registry",
-    "statistics",
-    "distributions",
-    "noise",
-    "costs",
-    "oracle",
-    "estimators",
-    "coupled",
-    "discrete",
-    "benchmark",
-    "device",
-    "networks",
-    "objectives",
-    "gradients",
-    "posterior",
-    "linear",
-    "data",
-    "training",
-    "diversity",
-    "plots",
-    "play",
-    "notebook",
-    "experiments",
-    "sweeps",
-    "cli",
-]
-
 
 def files() -> list[Path]:
     """The text files of the project: those that git tracks or would track."""
@@ -60,29 +31,50 @@ def files() -> list[Path]:
     return [p for p in paths if p.is_file() and p.suffix not in {".png", ".jpg", ".webp", ".ico", ".woff2"}]
 
 
-def imported(module: Path) -> set[str]:
-    """The modules of the package that a module imports, wherever in its code."""
-    found = set()
-    for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            if node.level:
-                found |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
-            elif node.module == "vae_lab":
-                found |= {a.name for a in node.names}
-            elif (node.module or "").startswith("vae_lab."):
-                found.add(str(node.module).split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("vae_lab.")}
-    return found
+def test_the_map_of_the_packages_is_the_same_everywhere() -> None:
+    """README and CONTRIBUTING show what the modules say of themselves; so does the book (test_book.py)."""
+    for page in ("README.md", "CONTRIBUTING.md"):
+        rows = re.findall(r"^\| `(vae_[\w/.]+)` \| (.*) \|$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        said = {path: summary(ROOT / path) for path, _ in rows}
+        assert dict(rows) == said, page
+        top = {p for p in (ROOT / "vae_lab").iterdir() if p.suffix == ".py" or p.is_dir()}
+        top -= {ROOT / "vae_lab/__init__.py", ROOT / "vae_lab/__pycache__"}
+        assert {ROOT / path for path in said} == {*top, ROOT / "vae_workflow"}, page
 
 
-@pytest.mark.parametrize("module", sorted((ROOT / "vae_lab").glob("*.py")), ids=lambda path: path.stem)
-def test_modules_import_only_from_those_above(module: Path) -> None:
-    if module.stem == "__init__":
-        return
-    assert module.stem in ORDER, "give the new module its place in ORDER"
-    extensions = {"coupled", "discrete"} if module.stem == "estimators" else set()  # loaded at its end
-    assert imported(module) - extensions <= set(ORDER[: ORDER.index(module.stem)])
+def summary(path: Path) -> str:
+    """The first line that a module or a folder says of itself."""
+    file = path / "__init__.py" if path.is_dir() else path
+    return str(ast.get_docstring(ast.parse(file.read_text("utf-8")))).partition("\n")[0]
+
+
+def layers(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("vae_lab/reparameterization.py", "from vae_lab.vae import layers"),
+        ("vae_lab/estimators/costs.py", "from vae_lab.exact.oracle import exact_gradient"),
+        ("vae_lab/estimators/path.py", "from vae_lab.estimators.score import rloo"),
+        ("vae_lab/vae/layers.py", "def later():\n    from vae_lab.vae.training import fit"),
+        ("vae_lab/data/idx.py", "import vae_workflow.jobs"),
+        ("vae_lab/another.py", "# without a place in the order"),
+        ("vae_workflow/workplace.py", "from vae_workflow.cli import app"),
+    ],
+)
+def test_an_import_upwards_is_found(file: str, line: str, tmp_path: Path) -> None:
+    """By import-linter, in a copy of the packages. `make lint` checks the packages themselves."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("vae_lab", "vae_workflow"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / file).open("a") as source:
+        source.write(f"\n{line}\n")
+    run = layers(tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "BROKEN" in run.stdout or "not listed" in run.stdout.lower(), run.stdout
 
 
 def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:

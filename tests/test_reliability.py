@@ -23,10 +23,11 @@ import torch
 from checkout import VALUE, WAIT, Checkout
 from safetensors.torch import save_file
 
-from vae_lab import VAE, training
-from vae_lab.cli import FAILED, REFUSED
-from vae_lab.experiments import grid, read_experiment
-from vae_lab.notebook import ParameterError
+from vae_lab import VAE
+from vae_lab.parameters import ParameterError
+from vae_lab.vae.files import load_model, save_model
+from vae_workflow.cli import FAILED, REFUSED
+from vae_workflow.experiments import grid, read_experiment
 
 SEED = 0  # of the moments at which runs are killed
 KILLS = 20
@@ -279,11 +280,11 @@ def test_a_model_file_is_never_unpickled(tmp_path: Path, figures: Figures) -> No
     text = pickle.dumps(bomb).decode("latin-1")
     save_file(weights, files["metadata"], metadata={"vae_lab": text})
     save_file(weights, files["config"], metadata={"vae_lab": json.dumps({"features": text, "latents": 1})})
-    training.save(VAE(4, 1), files["cut"])
+    save_model(VAE(4, 1), files["cut"])
     files["cut"].write_bytes(files["cut"].read_bytes()[:-7])
     files["empty"].touch()
     for path in files.values():
         with pytest.raises(ValueError, match="is not a model that"):
-            training.load(path)
+            load_model(path)
         assert not trace.exists(), path.name
     figures(f"{len(files)} hostile or damaged model files refused, none executed")

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from vae_lab.statistics import (
+from vae_lab.measure.statistics import (
     Interval,
     auroc_values,
     bootstrap_interval,

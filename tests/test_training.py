@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import f
 
-from vae_lab import ESTIMATORS, VAE, NotApplicable, elbo, evaluate, fit, load, training
+from vae_lab import ESTIMATORS, VAE, NotApplicable, elbo, evaluate, fit, load
 from vae_lab.data import Dataset
-from vae_lab.networks import Latent
-from vae_lab.objectives import OBJECTIVES
 from vae_lab.registry import UnknownName
+from vae_lab.vae import files
+from vae_lab.vae.encoder import Latent
+from vae_lab.vae.files import load_model, save_model
+from vae_lab.vae.objectives import OBJECTIVES
 
 DIGITS = load("digits")
 
@@ -334,22 +336,22 @@ def test_save_and_load(tmp_path: Path, channels: tuple[int, ...]) -> None:
     path = tmp_path / "a model.safetensors"
     vae = VAE(64, 4, (16,), "gaussian", replicas=2, seed=[4, 2], channels=channels)
     fit(vae, small(), epochs=1, progress=False)
-    training.save(vae, path)
-    again = training.load(path)
+    save_model(vae, path)
+    again = load_model(path)
     assert again.config == vae.config
     for name, value in vae.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    training.save(VAE(64, np.int64(4), (np.int64(8),)).double(), path)  # type: ignore[arg-type]
-    assert next(training.load(path).parameters()).dtype == torch.float64
+    save_model(VAE(64, np.int64(4), (np.int64(8),)).double(), path)  # type: ignore[arg-type]
+    assert next(load_model(path).parameters()).dtype == torch.float64
     with pytest.raises(FileNotFoundError, match="no folder"):
-        training.save(vae, tmp_path / "missing" / "model.safetensors")
+        save_model(vae, tmp_path / "missing" / "model.safetensors")
 
 
 def test_binary_latents_are_saved_and_files_from_before_them_still_load(tmp_path: Path) -> None:
     path, vae = tmp_path / "model.safetensors", binary(replicas=2)
-    training.save(vae, path)
-    again, x = training.load(path), DIGITS.test[:3]
+    save_model(vae, path)
+    again, x = load_model(path), DIGITS.test[:3]
     assert again.config == vae.config
     assert again.config["latent"] == "bernoulli"
     assert torch.equal(again.encoder(x).base_dist.logits, vae.encoder(x).base_dist.logits)
@@ -357,20 +359,20 @@ def test_binary_latents_are_saved_and_files_from_before_them_still_load(tmp_path
     old = VAE(64, 4, (16,))
     config = {key: value for key, value in old.config.items() if key not in ("latent", "channels")}
     save_file(old.state_dict(), path, metadata={"vae_lab": json.dumps(config)})
-    assert training.load(path).config == old.config
+    assert load_model(path).config == old.config
 
 
 def test_a_failing_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
-    training.save(VAE(64, seed=1), path)
+    save_model(VAE(64, seed=1), path)
     content = path.read_bytes()
 
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        training.save(VAE(64, seed=2), path)
+        save_model(VAE(64, seed=2), path)
     assert path.read_bytes() == content
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -382,7 +384,7 @@ class Bomb:
 
 def test_load_refuses_what_save_did_not_write(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    training.save(VAE(64, 4), path)
+    save_model(VAE(64, 4), path)
     whole = path.read_bytes()
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign)
@@ -399,10 +401,10 @@ def test_load_refuses_what_save_did_not_write(tmp_path: Path) -> None:
     }
     for content in contents.values():
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is not a model that vae_lab\.training\.save wrote"):
-            training.load(path)
+        with pytest.raises(ValueError, match=r"is not a model that save_model wrote"):
+            load_model(path)
     with pytest.raises(FileNotFoundError, match="no model file"):
-        training.load(tmp_path / "missing")
+        load_model(tmp_path / "missing")
 
 
 def test_trains_in_the_precision_of_the_model_whatever_that_of_the_data() -> None:

@@ -12,9 +12,10 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from vae_lab import VAE, DiagonalNormal, NotApplicable, elbo, evaluate, fit, load, training
-from vae_lab.objectives import score
-from vae_lab.statistics import deviation_limit
+from vae_lab import VAE, DiagonalNormal, NotApplicable, elbo, evaluate, fit, load
+from vae_lab.measure.statistics import deviation_limit
+from vae_lab.vae.evaluation import evaluate_items
+from vae_lab.vae.files import load_model, save_model
 
 DIGITS = load("digits")
 X = load("digits", None).train[:200]
@@ -66,8 +67,8 @@ def test_training_and_files_keep_a_constant_sigma(tmp_path: Path) -> None:
     after = vae.encoder(X).sigma
     assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
     assert vae.config["sigma"] == SIGMA
-    training.save(vae, tmp_path / "model.safetensors")
-    again = training.load(tmp_path / "model.safetensors")
+    save_model(vae, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
     assert again.config == vae.config
     assert torch.equal(again.encoder(X).sigma, after)
     assert VAE(**small(sigma=0.5).config).encoder(X).sigma.unique().tolist() == [0.5]
@@ -287,13 +288,13 @@ def trained() -> VAE:
 @pytest.mark.parametrize("latent", ["normal", "bernoulli"])
 def test_scores_of_items_average_to_those_of_the_replica(latent: str) -> None:
     vae = small(replicas=2, latent=latent)
-    scores, means = score(vae, X, 30, seed=4), evaluate(vae, X, 30, seed=4)
+    scores, means = evaluate_items(vae, X, 30, seed=4), evaluate(vae, X, 30, seed=4)
     assert list(scores) == COLUMNS and list(means) == ["replica", *COLUMNS]
     for name, values in scores.items():
         assert values.shape == (2, 200) and values.dtype == torch.float64 and not values.requires_grad
         np.testing.assert_allclose(means[name], values.mean(1), rtol=1e-14)
     assert torch.equal(scores["elbo"], scores["reconstruction"] - scores["kl"])
-    assert all(torch.equal(scores[k], v) for k, v in score(vae, X, 30, 4, vae.prior).items())
+    assert all(torch.equal(scores[k], v) for k, v in evaluate_items(vae, X, 30, 4, vae.prior).items())
     assert evaluate(vae, X, 30, 4, vae.prior).equals(means)
 
 
@@ -306,12 +307,12 @@ def test_the_score_of_an_item_is_that_of_its_own_draws() -> None:
         z = q.reparameterize(eps)
         log_x = vae.decoder(z).log_prob(x)
         log_w = log_x + Normal(0, 1).log_prob(z).sum(-1) - Normal(q.mu, q.sigma).log_prob(z).sum(-1)
-    scores = score(vae, X, 9, seed=4)
+    scores = evaluate_items(vae, X, 9, seed=4)
     np.testing.assert_allclose(scores["reconstruction"][:, :64], log_x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(
         scores["log_likelihood"][:, :64], logsumexp(log_w, axis=0) - math.log(9), rtol=1e-12
     )
-    sampled = score(vae, X, 9, seed=4, prior=standard())
+    sampled = evaluate_items(vae, X, 9, seed=4, prior=standard())
     np.testing.assert_allclose(sampled["kl"][:, :64], (log_x - log_w).mean(0), rtol=1e-12, atol=1e-12)
 
 
@@ -326,7 +327,7 @@ def test_a_mixture_of_one_component_scores_as_that_component(batch: tuple[int, .
     """Its KL is estimated: log q − log p at mu + sigma eps, which is ½ (sigma² − 1) eps² + mu sigma eps and a
     constant, of variance ½ (sigma² − 1)² + mu² sigma²."""
     vae, n = trained(), 400
-    expected, found = score(vae, X, n), score(vae, X, n, prior=standard(*batch))
+    expected, found = evaluate_items(vae, X, n), evaluate_items(vae, X, n, prior=standard(*batch))
     for name in ("reconstruction", "log_likelihood"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
     q = vae.encoder(X.double())
@@ -342,7 +343,7 @@ def test_a_prior_for_each_replica() -> None:
     vae, x = trained(), X.double()
     m, s = items(12, 1).view(3, 1, 4), items(12, 1, seed=1).view(3, 1, 4).exp()
     prior = DiagonalNormal(m, s.log())
-    scores = score(vae, x, 50, prior=prior)
+    scores = evaluate_items(vae, x, 50, prior=prior)
     q = vae.encoder(x)
     kl = ((s / q.sigma).log() + (q.sigma.square() + (q.mu - m).square()) / (2 * s.square()) - 0.5).sum(-1)
     torch.testing.assert_close(scores["kl"], kl.detach(), rtol=1e-10, atol=1e-10)
@@ -358,5 +359,5 @@ def test_a_prior_for_each_replica() -> None:
         head.weight[1, :, 4:] = 0
         layer.bias += m @ layer.weight
         layer.weight *= s.mT
-    for name, values in score(equal, x, 50).items():
+    for name, values in evaluate_items(equal, x, 50).items():
         torch.testing.assert_close(scores[name], values, rtol=1e-10, atol=1e-10)

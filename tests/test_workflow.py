@@ -17,7 +17,8 @@ import yaml
 from checkout import PATIENCE, ROOT, VALUE, WAIT, Checkout, eventually
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from workflow import jobs
+from vae_lab.records import CLAIM_MIME
+from vae_workflow.claims import check_claims
 
 
 def test_runs_what_changed_and_nothing_else(checkout: Checkout) -> None:
@@ -201,9 +202,9 @@ def test_a_claim_that_does_not_hold_is_published_and_fails_the_run(
 
     chapters = sorted((checkout.folder / "build/book/notebooks").iterdir())
     known["two"] = ["Seeds are large."]
-    assert jobs.check_claims(collected, "error", known, chapters) == 1
+    assert check_claims(collected, "error", known, chapters) == 1
     assert "two makes no such claim: Seeds are large." in capsys.readouterr().err
-    assert jobs.check_claims(collected, "shown", {}, chapters) == 0
+    assert check_claims(collected, "shown", {}, chapters) == 0
 
 
 def test_a_book_is_not_built_from_results_of_other_sources(checkout: Checkout) -> None:
@@ -241,7 +242,7 @@ def test_results_that_changed_are_listed(tmp_path: Path) -> None:
             "holds": values["p"] > "2",
             "evidence": "-",
         }
-        outputs = [new_output("display_data", {"text/plain": "", jobs.CLAIM_MIME: claim})]
+        outputs = [new_output("display_data", {"text/plain": "", CLAIM_MIME: claim})]
         for name, value in values.items():
             data = {"application/papermill.record/text/plain": value}
             outputs.append(new_output("display_data", data, metadata={"scrapbook": {"name": name}}))
@@ -250,7 +251,13 @@ def test_results_that_changed_are_listed(tmp_path: Path) -> None:
         nbformat.write(notebook, tmp_path / folder / "one.ipynb")
 
     def changes(before: str, after: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "workflow.changes", str(tmp_path / before), str(tmp_path / after)]
+        command = [
+            sys.executable,
+            "-m",
+            "vae_workflow.changes",
+            str(tmp_path / before),
+            str(tmp_path / after),
+        ]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     write("old", p="1", same="0.123456789", gone="'text'")

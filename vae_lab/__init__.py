@@ -1,67 +1,51 @@
 """vae_lab: the reparameterization trick in variational autoencoders, measured."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .benchmark import benchmark
-    from .costs import NotApplicable
-    from .data import load
-    from .distributions import DiagonalNormal, reparameterize
-    from .estimators import ESTIMATORS, estimator
-    from .networks import VAE
-    from .noise import NOISES, noise
-    from .objectives import elbo, evaluate
-    from .oracle import exact_gradient
-    from .training import fit
+    from .data import load as load
+    from .estimators import ESTIMATORS as ESTIMATORS
+    from .estimators import estimator as estimator
+    from .estimators.costs import NotApplicable as NotApplicable
+    from .exact.oracle import exact_gradient as exact_gradient
+    from .measure.benchmarking import benchmark as benchmark
+    from .reparameterization import DiagonalNormal as DiagonalNormal
+    from .reparameterization import reparameterize as reparameterize
+    from .vae.evaluation import evaluate as evaluate
+    from .vae.model import VAE as VAE
+    from .vae.noise_registry import NOISES as NOISES
+    from .vae.noise_registry import noise as noise
+    from .vae.objectives import elbo as elbo
+    from .vae.training import fit as fit
 
-__all__ = [
-    "ESTIMATORS",
-    "NOISES",
-    "VAE",
-    "DiagonalNormal",
-    "NotApplicable",
-    "benchmark",
-    "elbo",
-    "estimator",
-    "evaluate",
-    "exact_gradient",
-    "fit",
-    "load",
-    "noise",
-    "reparameterize",
-]
-
-_HOMES = {
-    "benchmark": ["benchmark"],
-    "costs": ["NotApplicable"],
-    "data": ["load"],
-    "distributions": ["DiagonalNormal", "reparameterize"],
-    "estimators": ["ESTIMATORS", "estimator"],
-    "networks": ["VAE"],
-    "noise": ["NOISES", "noise"],
-    "objectives": ["elbo", "evaluate"],
-    "oracle": ["exact_gradient"],
-    "training": ["fit"],
+# The module of each name, which is loaded when the name is first asked for: the command line need not wait
+# for torch.
+HOMES = {
+    "ESTIMATORS": "estimators",
+    "NOISES": "vae.noise_registry",
+    "VAE": "vae.model",
+    "DiagonalNormal": "reparameterization",
+    "NotApplicable": "estimators.costs",
+    "benchmark": "measure.benchmarking",
+    "elbo": "vae.objectives",
+    "estimator": "estimators",
+    "evaluate": "vae.evaluation",
+    "exact_gradient": "exact.oracle",
+    "fit": "vae.training",
+    "load": "data",
+    "noise": "vae.noise_registry",
+    "reparameterize": "reparameterization",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*HOMES]
 
 
-class _Package(ModuleType):
-    """Loads a name's module when the name is first asked for: the command line does not wait for torch.
-
-    A module's own `__getattr__` would not do. Two functions have the names of their modules, and once such a
-    module is loaded, it would be found under the name.
-    """
-
-    def __getattribute__(self, name: str) -> Any:
-        module = _HOME.get(name)
-        return getattr(import_module(f"vae_lab.{module}"), name) if module else super().__getattribute__(name)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

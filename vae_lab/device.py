@@ -1,4 +1,7 @@
-"""Where models compute. Apart from the models, so that reading a `Device` does not wait for torch."""
+"""Where models compute: on the CPU, or on a GPU.
+
+This is apart from the models, so that reading a `Device` does not wait for torch.
+"""
 
 from __future__ import annotations
 

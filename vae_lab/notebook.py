@@ -1,11 +1,9 @@
-"""What every notebook does: validate its parameters, state its claims, and say where it came from."""
+"""What every notebook does: check its parameters, state its claims, and say where it came from."""
 
 from __future__ import annotations
 
 import ast
-import difflib
 import html
-import importlib
 import importlib.metadata
 import json
 import os
@@ -13,58 +11,17 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from IPython.display import display
-from pydantic import AfterValidator, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from .registry import Registry
-
-CLAIM_MIME = "application/vnd.vae-lab.claim+json"
-PROVENANCE_MIME = "application/vnd.vae-lab.provenance+json"
-PLAY_MIME = "application/vnd.vae-lab.play+json"
-
-
-def _name_in(module: str, registry: str) -> Any:
-    """A type for parameters that name a registered thing, including those a forker registers.
-
-    The module is loaded for the first name: whoever reads parameters need not wait for torch.
-    """
-
-    def known() -> Registry[Any]:
-        return getattr(importlib.import_module(f".{module}", __package__), registry)
-
-    def check(name: str) -> str:
-        known()[name]
-        return name
-
-    def list_names(schema: dict[str, Any]) -> None:
-        schema["enum"] = sorted(known())
-
-    return Annotated[str, AfterValidator(check), Field(json_schema_extra=list_names)]
-
-
-AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
-AtLeastFifty = Annotated[int, Field(ge=50)]  # what nearest neighbours in a fifth of a sample need
-LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
-PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
-CostName = _name_in("costs", "COSTS")
-DatasetName = _name_in("data", "DATASETS")
-EstimatorName = _name_in("estimators", "ESTIMATORS")
-NoiseName = _name_in("noise", "NOISES")
-
-
-class ParameterError(ValueError):
-    """Parameters that a notebook does not take; the message lists all problems and what is allowed."""
-
-    def __init__(self, problems: list[str], allowed: Mapping[str, TypeAdapter[Any]]) -> None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"{count} with the parameters", *(f"  {problem}" for problem in problems), "Allowed:"]
-        super().__init__("\n".join(lines + [f"  {name}: {describe(a)}" for name, a in allowed.items()]))
-        self.problems = problems
+from .parameters import annotated, validate
+from .records import CLAIM_MIME, PROVENANCE_MIME, parsed
 
 
 @dataclass(frozen=True)
@@ -84,8 +41,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     `ParameterError` that lists them all. Values are converted to the annotated types.
     """
     global _run
-    annotations: dict[str, Any] = namespace.get("__annotations__", {})
-    adapters = {name: TypeAdapter(hint) for name, hint in annotations.items() if name in namespace}
+    adapters = _adapters(namespace)
     if not adapters:
         raise ValueError("no annotated parameters found; write them like: epochs: PositiveInt = 20")
     given = {name: namespace.get(name) for name in _injected_names(namespace)}
@@ -94,52 +50,24 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     _run = _Run(values, time.perf_counter())
 
 
-def validate(allowed: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, converted to the types of the parameters that `allowed` names.
+def _adapters(namespace: Mapping[str, Any]) -> dict[str, TypeAdapter[Any]]:
+    """A validator for each annotated name, from the code of the cells that ran, the last that has it."""
+    last = {one.name: one for cell in _cells(namespace) for one in annotated(cell)}
+    return {name: one.adapter(namespace) for name, one in last.items() if name in namespace}
 
-    Unknown names, wrong types and values out of range raise one `ParameterError` that lists them all.
-    """
-    problems, converted = [], {}
-    for name, value in values.items():
-        if name not in allowed:
-            nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)[0]
-            problems.append(f"{name} = {value!r}: no such parameter; did you mean {nearest}?")
-        elif isinstance(value, bool) and "boolean" not in describe(allowed[name]):
-            problems.append(f"{name} = {value}: expected {describe(allowed[name])}, not a truth value")
-        else:
-            try:
-                converted[name] = allowed[name].validate_python(value)
-            except ValidationError as error:
-                problems.append(
-                    f"{name} = {value!r}: {'; '.join(detail['msg'] for detail in error.errors())}"
-                )
-    if problems:
-        raise ParameterError(problems, allowed)
-    return converted
+
+def _cells(namespace: Mapping[str, Any]) -> Iterator[ast.Module]:
+    """The code of the cells that ran, which IPython keeps in `In`; a cell that is no Python is skipped."""
+    for cell in namespace.get("In", []):
+        with suppress(SyntaxError):
+            yield parsed(cell)
 
 
 def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
     """Names assigned in papermill's injected cell, which starts with the comment `# Parameters`."""
     cells = [cell for cell in namespace.get("In", []) if cell.split("\n", 1)[0].strip() == "# Parameters"]
-    statements = [s for cell in cells for s in ast.parse(cell).body if isinstance(s, ast.Assign)]
+    statements = [s for cell in cells for s in parsed(cell).body if isinstance(s, ast.Assign)]
     return [target.id for s in statements for target in s.targets if isinstance(target, ast.Name)]
-
-
-def describe(adapter: TypeAdapter[Any]) -> str:
-    """Allowed values in words, such as `integer > 0` or `one of 'digits', 'mnist-5k'`."""
-    return _in_words(adapter.json_schema())
-
-
-def _in_words(schema: Mapping[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_in_words(option) for option in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return "one of " + ", ".join(repr(v) for v in schema.get("enum", [schema.get("const")]))
-    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    limits = " and ".join(f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema)
-    if "items" in schema:
-        return f"list of ({_in_words(schema['items'])})"
-    return f"{schema.get('type', 'any value')} {limits}".strip()
 
 
 def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
@@ -159,19 +87,6 @@ def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
     data = {"sentence": sentence, "value": value, "holds": holds, "evidence": evidence}
     plain = f"[{word}] {sentence} {value} ({evidence})"
     display({"text/html": page, "text/plain": plain, CLAIM_MIME: data}, raw=True)
-
-
-def playable(kind: str, data: Mapping[str, Any]) -> None:
-    """Let readers of the book play with the figure of this cell, which is what all others see.
-
-    `kind` names the script of the book that does it (book/assets/play/KIND.js), `data` is what that script
-    works on: anything for JSON, and tensors, which `play.pack` makes ready.
-    """
-    from .play import pack
-
-    content = json.loads(json.dumps(data, default=pack, allow_nan=False))
-    plain = "[In the book, this figure can be played with.]"
-    display({"text/plain": plain, PLAY_MIME: {"kind": kind, "data": content}}, raw=True)
 
 
 @dataclass(frozen=True)
@@ -223,23 +138,8 @@ def provenance(notebook: str) -> None:
     display({"text/html": page, "text/plain": plain, PROVENANCE_MIME: asdict(record)}, raw=True)
 
 
-def recorded(notebook: Mapping[str, Any], mime: str) -> list[dict[str, Any]]:
-    """All records of one kind in an executed notebook, in order: its claims, for `CLAIM_MIME`."""
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
-
-
-def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
-    """The numbers in the text of an executed notebook, by their names, as `glue` shows them."""
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    marked = [o for o in outputs if "scrapbook" in o.get("metadata", {})]
-    named = {o["metadata"]["scrapbook"]["name"]: o["data"] for o in marked}
-    key = "application/papermill.record/text/plain"
-    return {name: data[key].strip("'\"") for name, data in named.items() if key in data}
-
-
 def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:
-    """The one command that runs `notebook` with these parameters.
+    """The one command that runs `notebook` with these parameters, in a folder that has it.
 
     Strings go by -r, which takes them as they are; papermill would read some of them as numbers. Lists and
     the like go by -y, as YAML.
@@ -264,6 +164,8 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The checkout's commit, marked when files differ from it."""
+    if not (Path(__file__).parents[1] / ".git").exists():  # installed, perhaps in a folder of another project
+        return "not in a git checkout"
     git = [
         "git",
         "-C",

@@ -1,4 +1,4 @@
-"""Data for the figures that readers play with: a trained decoder, and samples of gradients.
+"""Data for the figures that readers play with.
 
 A page cannot run torch. It gets tensors instead, as 16-bit integers (`pack`), and a script of the book does
 with them what the package does: nothing here or there is trained, sampled or measured in another way than in
@@ -8,18 +8,24 @@ the chapter around it.
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import torch
+from IPython.display import display
 from torch import Tensor
 from torch.distributions import Normal
 
-from .benchmark import exact_variance, replicate_gradients
-from .costs import COSTS, NotApplicable
 from .data import Dataset
 from .estimators import ESTIMATORS
-from .networks import VAE, Convolution, Linear
+from .estimators.costs import COSTS, NotApplicable
+from .exact.variance import exact_variance
+from .measure.benchmarking import replicate_gradients
+from .records import PLAY_MIME
+from .vae.layers import Convolution, Linear
+from .vae.model import VAE
 
 
 def pack(values: Tensor) -> dict[str, Any]:
@@ -41,6 +47,17 @@ def pack(values: Tensor) -> dict[str, Any]:
     scales = (values.abs().reshape(-1, shape[-1]).amax(0) / 32767).float()
     integers = (values / scales.double().where(scales > 0, 1.0)).round().clamp(-32767, 32767)
     return {"shape": shape, "scales": text(scales, "<f4"), "integers": text(integers, "<i2")}
+
+
+def playable(kind: str, data: Mapping[str, Any]) -> None:
+    """Let readers of the book play with the figure of this cell, which is what all others see.
+
+    `kind` names the script of the book that does it (book/assets/play/KIND.js), `data` is what that script
+    works on: anything for JSON, and tensors, which `pack` makes ready.
+    """
+    content = json.loads(json.dumps(data, default=pack, allow_nan=False))
+    plain = "[In the book, this figure can be played with.]"
+    display({"text/plain": plain, PLAY_MIME: {"kind": kind, "data": content}}, raw=True)
 
 
 def dense_layers(vae: VAE, replica: int = 0) -> dict[str, Any]:

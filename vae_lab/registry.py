@@ -1,4 +1,4 @@
-"""A dictionary of named things whose lookup error helps."""
+"""Registries: dictionaries of named things, whose lookup error helps."""
 
 from __future__ import annotations
 

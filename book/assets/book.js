@@ -36,7 +36,8 @@
       const article = parsed.querySelector("article");
       if (article) parsed.querySelector('[role="main"]')?.replaceChildren(article);  // without the buttons above
       parsed.querySelectorAll(".math").forEach((formula) => { formula.textContent = plain(formula.textContent); });
-      return toText(parsed.documentElement.outerHTML, anchor);
+      // The name of a module has dots, which in a selector would begin classes.
+      return toText(parsed.documentElement.outerHTML, anchor && `#${CSS.escape(anchor.slice(1))}`);
     };
   });
 

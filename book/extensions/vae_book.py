@@ -39,8 +39,9 @@ from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-# The colours of vae_lab.plots, and those of the theme's dark mode (text and background).
-INK, PAPER = "#1f2328", "#ffffff"
+from vae_lab.records import INK, MIME, PALETTE, PAPER, PLAY_MIME
+
+# The theme's colours in dark mode, of text and background.
 DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
@@ -50,9 +51,6 @@ POSITION = re.compile(r' (?:d|x|y)="[^"]*"')
 # Sizes of text: in drawings by matplotlib, which writes outlines of 100 units, and in those by hand.
 TEXT = re.compile(r'scale\((0?\.\d+) -\1\)|font-size="(\d+)"')
 LEGIBLE = 7  # pixels, the least height of text in a figure
-
-# As in vae_lab.notebook; a test compares them.
-PLAY_MIME = "application/vnd.vae-lab.play+json"
 
 # A hyphen before a number, as Python prints it, and the space inside an interval. What is no text, or is code
 # or TeX, comes first and stays.
@@ -70,7 +68,7 @@ FORMULA = r'(<span class="math [^>]*>[^<]*</span>)'
 
 LAUNCH = """\
 Or install nothing: the rocket at the top of a chapter opens it on Binder, where everything is there, or on
-Colab. There, run `%pip install git+{address}` in a cell of its own first."""
+Colab. There, run `%pip install "vae-lab[lab] @ git+{address}"` in a cell of its own first."""
 
 SWITCHED = {"only-light", "only-dark", "dark-light"}
 
@@ -79,7 +77,7 @@ def _channels(colour: str) -> NDArray[np.float64]:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
 
 
-def pack(pixels: NDArray[np.uint8]) -> str:
+def as_png(pixels: NDArray[np.uint8]) -> str:
     """A picture (height, width, 4) as a PNG in a data address, with a palette where it has few colours: about
     a third of the bytes that matplotlib writes for the same pixels."""
     height, width, _ = pixels.shape
@@ -114,7 +112,7 @@ def slim(svg: str) -> str:
         svg = svg.replace(f' style="{look}"', f' class="look{i}"')
         svg = svg.replace("</style>", f".look{i}{{{look}}}</style>", 1)
     for address, pixels in pictures(svg).items():
-        svg = svg.replace(address, pack(pixels))
+        svg = svg.replace(address, as_png(pixels))
     return svg
 
 
@@ -137,7 +135,7 @@ def darken_pictures(svg: str) -> str:
         light = np.clip((pixels[..., :3].mean(-1, keepdims=True) - ink) / (255 - ink), 0, 1)
         dark = _channels(DARK_INK) * (1 - light) + _channels(DARK_PAPER) * light
         turned = np.concatenate([dark, pixels[..., 3:]], -1).round().astype(np.uint8)
-        svg = svg.replace(address, pack(turned))
+        svg = svg.replace(address, as_png(turned))
     return svg
 
 
@@ -242,7 +240,7 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
             notebook["cells"].append(raw | {"source": source})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            for mime in [mime for mime in data if mime.startswith("application/vnd.vae-lab.")]:
+            for mime in [mime for mime in data if mime.startswith(MIME)]:
                 del data[mime]
     content[0] = json.dumps(notebook)
 
@@ -303,10 +301,12 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
 
 
 def add_players(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Load the scripts of a page's playable figures, on that page only."""
+    """Load the scripts of a page's playable figures, and the colours of all figures, on that page only."""
     kinds = re.findall(r'class="vae-play-data" data-kind="(\w+)"', context.get("body", ""))
     if not kinds:
         return
+    colours = "".join(f"--vae-palette-{i}: {colour};" for i, colour in enumerate(PALETTE))
+    context["metatags"] = f"{context.get('metatags', '')}<style>:root {{{colours}}}</style>"
     app.add_css_file("play/play.css")
     for script in ("play", *dict.fromkeys(kinds)):
         app.add_js_file(f"play/{script}.js", loading_method="defer")

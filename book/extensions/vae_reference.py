@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
@@ -29,19 +30,36 @@ from sphinx.util.docutils import SphinxDirective
 from torch import distributions as d
 
 import vae_lab
-from vae_lab.costs import CheckedCost
 from vae_lab.estimators import ESTIMATORS, Estimator
-from vae_lab.objectives import OBJECTIVES, Objective
+from vae_lab.estimators.costs import CheckedCost
 from vae_lab.registry import Registry
+from vae_lab.vae.objectives import OBJECTIVES, Objective
 
 # Names
 
 
 @cache
 def modules() -> dict[str, ModuleType]:
-    """The modules of the package by their full names."""
-    names = [f"vae_lab.{module.name}" for module in pkgutil.iter_modules(vae_lab.__path__)]
-    return {name: import_module(name) for name in names}
+    """The modules of the package by their full names, from the bottom layer up, a folder before its files.
+
+    The layers are those that import-linter checks.
+    """
+    project = tomllib.loads((Path(vae_lab.__path__[0]).parent / "pyproject.toml").read_text("utf-8"))
+    rank = {
+        f"{container}.{name}": (-height, place)
+        for contract in project["tool"]["importlinter"]["contracts"]
+        for container in contract.get("containers", [])
+        for height, layer in enumerate(contract["layers"])
+        for place, name in enumerate(layer.split(" | "))
+    }
+
+    def order(name: str) -> list[tuple[int, int, str]]:
+        parts = name.split(".")
+        paths = [".".join(parts[: i + 1]) for i in range(1, len(parts))]
+        return [(*rank.get(path, (0, 0)), path) for path in paths]
+
+    names = [module.name for module in pkgutil.walk_packages(vae_lab.__path__, "vae_lab.")]
+    return {name: import_module(name) for name in sorted(names, key=order)}
 
 
 def address(name: str, thing: Any) -> str:
@@ -123,18 +141,24 @@ def for_the_page(app: Sphinx, what: str, name: str, thing: object, options: obje
 def as_function(registered: Estimator | Objective) -> Callable[..., Any]:
     """What a registered estimator or objective is to its callers: a function with a signature and a text."""
 
-    def function() -> None: ...
-
     called = list(inspect.signature(registered).parameters.values())
     if called[-1].kind is inspect.Parameter.VAR_KEYWORD:  # options, which the function itself names
         own = inspect.signature(registered.function).parameters.values()
         called[-1:] = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    function.__signature__ = inspect.Signature(called)  # type: ignore[attr-defined]
     text = inspect.cleandoc(registered.function.__doc__ or "")
     claim = f"{bias(registered).capitalize()}. " if isinstance(registered, Estimator) else ""
     source = f"Source: {registered.reference}." if registered.reference else ""
-    function.__doc__ = f"{text}\n\n{claim}{source}"
-    function.__module__, function.__qualname__ = registered.function.__module__, registered.name
+    text = f"{text}\n\n{claim}{source}"
+    return stand_in(inspect.Signature(called), text, registered.function.__module__, registered.name)
+
+
+def stand_in(signature: inspect.Signature, text: str, module: str, name: str) -> Callable[..., Any]:
+    """A function with this signature, and no source from which Sphinx would read another one."""
+
+    def function() -> None: ...
+
+    function.__signature__, function.__doc__ = signature, text  # type: ignore[attr-defined]
+    function.__module__, function.__qualname__ = module, name
     return function
 
 
@@ -150,6 +174,9 @@ class CallableDocumenter(FunctionDocumenter):
         found = super().import_object(raiseerror)
         if found and isinstance(self.object, Estimator | Objective):
             self.object = as_function(self.object)
+        elif found and hasattr(self.object, "__signature__"):
+            signature, text = self.object.__signature__, self.object.__doc__
+            self.object = stand_in(signature, text, self.object.__module__, self.object.__qualname__)
         return found
 
     def format_signature(self, **kwargs: Any) -> str:
@@ -301,6 +328,31 @@ def objectives() -> str:
     return table("All registered objectives.", "objectives", ["Objective", "Definition", "Source"], rows)
 
 
+def map_of_the_package() -> str:
+    """Each file and folder at the top of the package, and the workflow, by the first line about it."""
+    rooms = {name: module for name, module in modules().items() if name.count(".") == 1}
+    rooms["vae_workflow"] = import_module("vae_workflow")
+    rows = []
+    for name, module in rooms.items():
+        path = name.replace(".", "/") + ("/" if hasattr(module, "__path__") else ".py")
+        link = f":py:mod:`{path} <{name}>`" if name in modules() else f"``{path}``"
+        rows.append(([link], [inline(summary(module))]))
+    return table("The packages, from the bottom layer up.", "map", ["File or folder", "What it is"], rows)
+
+
+MODULES = "<!-- the modules of the package -->"
+
+
+def write_modules(app: Sphinx, page: str, content: list[str]) -> None:
+    """Put a section for each module, those of a folder below it, in the place of the line `MODULES`."""
+    sections = []
+    for name, module in modules().items():
+        members = "   :no-members:\n" if hasattr(module, "__path__") else ""
+        block = f"```{{eval-rst}}\n.. automodule:: {name}\n{members}```\n"
+        sections.append(f"{'#' * (name.count('.') + 1)} `{name}`\n\n{block}")
+    content[0] = content[0].replace(MODULES, "\n".join(sections))
+
+
 class FromPackage(SphinxDirective):
     """`.. from-package:: WHAT`: a table of the package as it is now."""
 
@@ -309,7 +361,12 @@ class FromPackage(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         for path in Path(vae_lab.__path__[0]).rglob("*.py"):
             self.env.note_dependency(str(path))
-        write = {"names": names_at_the_top, "estimators": estimators, "objectives": objectives}
+        write = {
+            "map": map_of_the_package,
+            "names": names_at_the_top,
+            "estimators": estimators,
+            "objectives": objectives,
+        }
         return self.parse_text_to_nodes(write[self.arguments[0]]())
 
 
@@ -318,6 +375,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_autodocumenter(CallableDocumenter, override=True)
     app.add_autodocumenter(RegistryDocumenter)
     app.add_directive("from-package", FromPackage)
+    app.connect("source-read", write_modules)
     app.connect("autodoc-process-docstring", for_the_page)
     app.connect("autodoc-skip-member", choose_member)
     app.connect("missing-reference", without_entry)

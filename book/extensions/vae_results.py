@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from vae_reference import table
 
-from vae_lab.notebook import CLAIM_MIME, PROVENANCE_MIME, recorded
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
 
 
 def label(page: str, number: int) -> str:

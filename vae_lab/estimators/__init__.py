@@ -1,0 +1,21 @@
+"""Gradient estimators of E_q[f(z)]: a contract, one file per family, and what they share.
+
+`contract` says what an estimator is and holds the registry. Each family is a file: `path`, `score`, `coupled`
+and `discrete`. `families` takes any distribution apart and builds it again, `costs` checks what is averaged,
+and `requirements` says what an estimator needs. Importing the folder registers all estimators.
+"""
+
+from . import path, score, coupled, discrete  # isort: skip (the order of tables)
+from .contract import ESTIMATORS, Estimator, estimator
+from .requirements import reparameterizable
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "coupled",
+    "discrete",
+    "estimator",
+    "path",
+    "reparameterizable",
+    "score",
+]

@@ -1,0 +1,66 @@
+"""Estimators that differentiate the cost along the path of the sample: the
+reparameterization trick and its kin."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta, Chi2, Dirichlet, Distribution, Gamma, StudentT
+from torch.distributions import VonMises as _VonMises
+
+from ..reparameterization import reparameterize
+from .contract import estimator
+from .costs import CheckedCost, Cost
+from .families import kind, unwrap
+from .requirements import normal, periodic, reparameterizable
+from .von_mises import von_mises_path
+
+# Distributions whose rsample in torch is the implicit reparameterization.
+_BUILT_IN = (Gamma, Chi2, Beta, Dirichlet, StudentT)
+
+
+def implicit(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has a distribution function with derivatives, or torch's sampler has them built in."""
+    base = unwrap(q)
+    if isinstance(base, _VonMises):
+        return periodic(q, cost, n)
+    if isinstance(base, _BUILT_IN):
+        return None
+    if base.event_shape or base.support.is_discrete or type(base).cdf is Distribution.cdf:
+        return f"it needs a continuous distribution function of each coordinate, which {kind(q)} lacks"
+    return None
+
+
+@estimator(unbiased=True, requires=(reparameterizable,), reference="kingma2014auto")
+def pathwise(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """∇f(z(ε)): the cost is differentiated along the path of the sample, the reparameterization trick.
+
+    The cost must be continuous in z and differentiable almost everywhere. Where it jumps, the estimate
+    misses the jump; a cost with no derivative at all is refused.
+    """
+    return cost(q.rsample(torch.Size((n,))))
+
+
+@estimator(unbiased=False, requires=(normal,), reference="")
+def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """∇f(μ + σ): ε = 1 for ever. No variance, and the gradient of another function than E[f]."""
+    base = unwrap(q)
+    ones = torch.ones(n, *q.batch_shape, *q.event_shape, dtype=base.loc.dtype, device=base.loc.device)
+    return cost(reparameterize(base.loc, base.scale, ones))
+
+
+@estimator(unbiased=True, requires=(implicit,), reference="figurnov2018implicit")
+def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
+    """Pathwise with dz/dθ = −(∂F/∂θ) / q(z), F the distribution function: no inverse of F is needed.
+
+    Gamma, beta, Dirichlet and Student's t by torch's own samplers, von Mises by quadrature, any other
+    distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf.
+    """
+    base = unwrap(q)
+    if isinstance(base, _BUILT_IN):
+        return cost(q.rsample(torch.Size((n,))))
+    z = q.sample(torch.Size((n,)))
+    if isinstance(base, _VonMises):
+        return cost(von_mises_path(z, base.loc, base.concentration))
+    rank = base.cdf(z)
+    return cost(z - (rank - rank.detach()) / base.log_prob(z).exp().detach())

@@ -1,0 +1,57 @@
+"""What estimators require of q, of the cost and of n: functions that say in words what is missing, or
+None."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.distributions import Distribution, Normal
+from torch.distributions import VonMises as _VonMises
+
+from .costs import CheckedCost
+from .families import certain, kind, moving_with, unwrap
+
+
+def reparameterizable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has `rsample`, and on a circle the cost is periodic."""
+    if not q.has_rsample or unwrap(q).support.is_discrete:
+        return (
+            f"{type(unwrap(q)).__name__} has no rsample (a discrete sample does not move with parameters, "
+            "and for some others torch knows no path); estimators by the score need none"
+        )
+    return periodic(q, cost, n)
+
+
+def periodic(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """On a circle, the cost has no jump where −π meets π."""
+    if not isinstance(unwrap(q), _VonMises):
+        return None
+    with torch.no_grad():  # one coordinate at a time, the others where they stand out
+        z, size = unwrap(q).loc + 1, q.event_shape.numel()
+        place = torch.eye(size, dtype=torch.bool, device=z.device)
+        place = place.view(size, *[1] * len(q.batch_shape), *q.event_shape)
+        start, end = cost(torch.cat([torch.where(place, turn, z) for turn in (-math.pi, math.pi)])).chunk(2)
+    if torch.allclose(start, end, rtol=1e-4, atol=1e-5):
+        return None
+    return "on a circle the cost must have equal values at −π and π, or draws that wrap around jump"
+
+
+def differentiable_density(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """q has a density or mass function, on a support that stays where it is."""
+    base = unwrap(q)
+    if type(base).log_prob is Distribution.log_prob:
+        return f"{type(base).__name__} has no log_prob, and the score is its gradient"
+    if moving := moving_with(base):
+        return f"the support of {kind(q)} moves with {', '.join(moving)}"
+    return certain(q)
+
+
+def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """n >= 2: a sample is compared with the others."""
+    return None if n >= 2 else f"it compares each sample with the others, so n is at least 2, got {n}"
+
+
+def normal(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """The coordinates of z are independent normal variables."""
+    return None if isinstance(unwrap(q), Normal) else f"it needs a Normal, got {type(unwrap(q)).__name__}"

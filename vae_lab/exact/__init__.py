@@ -1,0 +1,1 @@
+"""Ground truth: exact gradients and variances, and models whose optimum is known."""

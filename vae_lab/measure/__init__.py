@@ -1,0 +1,1 @@
+"""Measurements with their uncertainty: gradient estimators, encoder gradients, diversity."""

@@ -1,0 +1,70 @@
+"""Items as pictures, and where the encoder puts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from torch import Tensor
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    shape: tuple[int, int],
+    ax: Axes | None = None,
+    columns: Sequence[str] = (),
+) -> Axes:
+    """Rows of images under each other: label -> items (n, features) in [0, 1], each of `shape`.
+
+    `columns` are labels under the columns, one for each of the n.
+    """
+    ax = ax or plt.gca()
+    height, width = shape
+    pad = max(1, height // 14)
+    tiles = np.stack([np.asarray(items).reshape(-1, height, width) for items in rows.values()])
+    padded = np.pad(tiles, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=np.nan)
+    picture = padded.transpose(0, 2, 1, 3).reshape(len(rows) * (height + 2 * pad), -1)
+    ax.imshow(np.ma.masked_invalid(picture), vmin=0, vmax=1)
+    ax.set_xticks((np.arange(len(columns)) + 0.5) * (width + 2 * pad) - 0.5, columns)
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * (height + 2 * pad) - 0.5, list(rows))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def latent_map(mu: Tensor, labels: Tensor, ax: Axes | None = None, sigma: Tensor | None = None) -> Axes:
+    """Posterior means `mu` (items, 2), each drawn as the digit of its label (items,).
+
+    Digits as markers can be told apart without colour. With `sigma` (items, 2) the ellipse of one standard
+    deviation lies around each.
+    """
+    ax = ax or plt.gca()
+    points, classes = np.asarray(mu), np.asarray(labels)
+    for k, color in zip(np.unique(classes), cycle(mpl.color_sequences["tab10"]), strict=False):
+        chosen = classes == k
+        if sigma is not None:
+            size = np.asarray(sigma)[chosen]
+            look: dict[str, Any] = {
+                "facecolors": "none",
+                "edgecolors": color,
+                "linewidths": 0.7,
+                "alpha": 0.6,
+            }
+            place: dict[str, Any] = {
+                "units": "xy",
+                "offsets": points[chosen],
+                "offset_transform": ax.transData,
+            }
+            ax.add_collection(
+                EllipseCollection(2 * size[:, 0], 2 * size[:, 1], np.zeros(len(size)), **place, **look)
+            )
+            ax.update_datalim(np.concatenate([points[chosen] - size, points[chosen] + size]))
+        ax.scatter(points[chosen, 0], points[chosen, 1], s=26, color=color, marker=f"${k}$", linewidths=0.3)
+    ax.set(xlabel="z₁", ylabel="z₂", aspect="equal")
+    return ax

@@ -1,0 +1,62 @@
+"""What notebooks, the book and the workflow share: record types, data folders, colours, reading of cells.
+
+Nothing heavy is imported here, so that reading a notebook or colouring a page does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+# MIME types of the machine-readable outputs of a notebook.
+MIME = "application/vnd.vae-lab."
+CLAIM_MIME = f"{MIME}claim+json"
+PROVENANCE_MIME = f"{MIME}provenance+json"
+PLAY_MIME = f"{MIME}play+json"
+
+# Data sets that are files, and where Debian's packages put such files.
+FASHION, MNIST = DATA_FILES = ("fashion-mnist", "mnist")
+DATA_SYSTEM = "/usr/share/datasets"
+
+# Colours of the figures. The book swaps INK and PAPER for those of its dark mode; the others read on both.
+# The palette is that of Okabe and Ito, safe for colour-blind readers.
+INK, PAPER, FAINT = "#1f2328", "#ffffff", "#8b949e"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+MAGIC = re.compile(r"(?m)^([ \t]*)[%!?].*$")
+
+
+def outputs(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All outputs of an executed notebook, in order."""
+    return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+
+
+def recorded(notebook: Mapping[str, Any], mime: str) -> list[dict[str, Any]]:
+    """All records of one kind in an executed notebook, in order: its claims, for `CLAIM_MIME`."""
+    return [output["data"][mime] for output in outputs(notebook) if mime in output.get("data", {})]
+
+
+def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """The numbers in the text of an executed notebook, by their names, as `glue` shows them."""
+    marked = [o for o in outputs(notebook) if "scrapbook" in o.get("metadata", {})]
+    named = {o["metadata"]["scrapbook"]["name"]: o["data"] for o in marked}
+    key = "application/papermill.record/text/plain"
+    return {name: data[key].strip("'\"") for name, data in named.items() if key in data}
+
+
+def parsed(cell: str) -> ast.Module:
+    """The syntax tree of the code of a cell, without magics such as `%matplotlib inline`.
+
+    A magic that is a line of its own counts as `pass`, so that all else stays where it is. Raises SyntaxError
+    for a cell that is no Python.
+    """
+    for code in (cell, MAGIC.sub(r"\1pass", cell)):
+        with suppress(SyntaxError):
+            return ast.parse(code)
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return ast.parse(TransformerManager().transform_cell(cell))

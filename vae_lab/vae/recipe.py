@@ -1,0 +1,127 @@
+"""How to train: every setting with one value for each replica, checked once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .noise_registry import NOISES
+from .objectives import check_objective
+from .streams import per_replica, replica_seeds
+
+PER_REPLICA = ("noise", "noise_scale", "beta", "detach_sigma", "decoder_l2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of a training of `replicas` models. `fit` builds one from its arguments.
+
+    `epochs` is passes over the data, `batch_size` items of a step, `learning_rate` Adam's; `objective` is a
+    name in `OBJECTIVES`, `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item
+    and step. `test_every` > 0 scores the test items of a `Dataset` after so many epochs, and after the last
+    one, with one draw of z.
+
+    These take one value or one for each replica, and hold one for each: `noise` (a name in `NOISES`) and
+    `noise_scale`; `detach_sigma` (the reconstruction moves mu only); `beta`; and `decoder_l2`, half of which
+    times the sum of the decoder's squared weights is a price in nats per item (ghosh2020variational). The
+    first three go with `pathwise`, detach_sigma and beta with the ELBO. `seed` is the first replica's (the
+    others follow by one) or a sequence.
+
+    Raises ValueError or KeyError for values that are out of range, unknown, or do not go together.
+    """
+
+    replicas: int
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    objective: str = "elbo"
+    estimator: str = "pathwise"
+    samples: int = 1
+    noise: Any = "gaussian"
+    noise_scale: Any = 1.0
+    beta: Any = 1.0
+    detach_sigma: Any = False
+    decoder_l2: Any = 0.0
+    seed: Any = 0
+    test_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in PER_REPLICA:
+            object.__setattr__(self, name, tuple(per_replica(name, getattr(self, name), self.replicas)))
+        object.__setattr__(self, "seed", tuple(replica_seeds(self.seed, self.replicas)))
+        for name, kind in {
+            "noise_scale": float,
+            "beta": float,
+            "decoder_l2": float,
+            "detach_sigma": bool,
+        }.items():
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
+        self._check_ranges()
+        self._check_combination()
+
+    @property
+    def draws_by_itself(self) -> bool:
+        """Whether the estimator draws z, rather than the trick from eps."""
+        return self.estimator != "pathwise"
+
+    def of(self, replica: int) -> str:
+        """What one replica is trained with, in words."""
+        several = {*PER_REPLICA, "seed"}
+        named = ["objective", "estimator", "samples", *PER_REPLICA, "seed", "learning_rate"]
+        values = {name: getattr(self, name) for name in named}
+        return ", ".join(f"{k}={v[replica] if k in several else v!r}" for k, v in values.items())
+
+    @classmethod
+    def check_names(cls, names: Collection[str]) -> None:
+        """Raises TypeError for a name that is no setting, with the one that is meant, or without epochs."""
+        if "epochs" not in names:
+            raise TypeError("a training needs epochs, the number of passes over the data")
+        known = [field.name for field in fields(cls) if field.name != "replicas"]
+        for name in names:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise TypeError(
+                    f"no setting {name!r}; did you mean {nearest!r}? There are: {', '.join(known)}"
+                )
+
+    def _check_ranges(self) -> None:
+        if (
+            self.epochs < 1
+            or self.batch_size < 1
+            or self.test_every < 0
+            or not 0 < self.learning_rate < math.inf
+        ):
+            raise ValueError(
+                "epochs and batch_size are at least 1, test_every at least 0 and learning_rate is positive, "
+                f"got epochs={self.epochs}, batch_size={self.batch_size}, test_every={self.test_every}, "
+                f"learning_rate={self.learning_rate}"
+            )
+        if self.samples < 1:
+            raise ValueError(f"samples is at least 1, got {self.samples}")
+        for name in ("noise_scale", "beta", "decoder_l2"):
+            values = getattr(self, name)
+            if not all(0 <= value < math.inf for value in values):
+                raise ValueError(f"{name} is finite and not negative, got {list(values)}")
+        for name in self.noise:
+            NOISES[name]
+
+    def _check_combination(self) -> None:
+        check_objective(self.objective, self.estimator)
+        if self.objective != "elbo":
+            if any(value != 1 for value in self.beta):
+                raise ValueError(
+                    f"beta weighs the KL of objective='elbo'; with {self.objective!r} it is 1, "
+                    f"got {list(self.beta)}"
+                )
+            if any(self.detach_sigma):
+                raise ValueError(f"detach_sigma is for objective='elbo', not for {self.objective!r}")
+        plain = set(self.noise) == {"gaussian"} and set(self.noise_scale) == {1}
+        if self.draws_by_itself and not (plain and not any(self.detach_sigma)):
+            raise ValueError(
+                f"{self.estimator!r} draws z by itself; a noise, its scale and detach_sigma are for "
+                f"estimator='pathwise', got noise={list(self.noise)}, "
+                f"noise_scale={list(self.noise_scale)} and detach_sigma={list(self.detach_sigma)}"
+            )

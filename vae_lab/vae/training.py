@@ -1,0 +1,205 @@
+"""Training: all replicas in one batched program."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature, signature
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import Dataset
+from ..estimators import ESTIMATORS
+from ..estimators.costs import CostError
+from .evaluation import evaluate
+from .model import VAE, as_items
+from .noise import TrainingNoise
+from .objectives import OBJECTIVES, Draws, Terms, bound, elbo
+from .recipe import Recipe
+from .streams import Streams, permutation, standard_uniform
+
+
+@torch.random.fork_rng()  # leaves the caller's generators as they were
+def fit(vae: VAE, data: Dataset | Tensor, *, progress: bool = True, **settings: Any) -> pd.DataFrame:
+    """Train every replica of `vae` in place by Adam on reconstruction − beta · KL, or on another objective.
+
+    `data` is a `Dataset` or a float tensor (items, features). The settings are those of `Recipe`: `epochs`,
+    and where it differs from the default `batch_size`, `learning_rate`, `objective`, `estimator`, `samples`,
+    `noise`, `noise_scale`, `beta`, `detach_sigma`, `decoder_l2`, `seed` or `test_every`.
+
+    `seed` decides batch order, binarisation and eps of its replica and nothing else does, so replica r equals
+    the same model trained alone with the same seeds. Only estimators other than `pathwise` draw z for all
+    replicas from one stream, which the first seed starts: runs then repeat, and replicas are independent, but
+    none equals the model trained alone. The caller's generators are left as they were.
+
+    Returns one row per epoch and replica: `epoch, replica, elbo, reconstruction, kl, seconds` and, where
+    scored, `test_elbo`. The bounds are means over the epoch's items in nats, with the noise that was trained
+    with and beta = 1, under the weights as they change during the epoch, whatever the objective; `seconds`
+    counts from the start.
+
+    Training can go on by another call, with a fresh optimiser and epochs counted from 1; give it another
+    `seed`, or it repeats the order and the noise of the first.
+
+    Raises TypeError, ValueError (`NotApplicable` for an estimator) or KeyError before the first step for data
+    or settings that do not fit, and FloatingPointError naming epoch, replica and setting when loss or weights
+    are no longer finite. Source: kingma2015adam for the optimiser.
+    """
+    Recipe.check_names(settings)
+    training = Training(vae, data, Recipe(replicas=vae.replicas, **settings))
+    epochs = range(1, training.recipe.epochs + 1)
+    bar = tqdm(epochs, "training", unit="epoch", disable=not progress, mininterval=1.0)
+    return pd.concat([training.epoch(number) for number in bar], ignore_index=True)
+
+
+# What help and completion show: the settings by their names.
+_settings = [
+    Parameter(
+        field.name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if field.default is MISSING else field.default,
+    )
+    for field in fields(Recipe)
+    if field.name != "replicas"
+]
+_vae, _data, _progress, _ = signature(fit).parameters.values()
+fit.__signature__ = Signature([_vae, _data, *_settings, _progress])  # type: ignore[attr-defined]
+
+
+class Training:
+    """A training run in progress: the batches and the noise that the replicas see, and the optimiser.
+
+    Raises as `fit` does for data that do not fit the model or the recipe.
+    """
+
+    def __init__(self, vae: VAE, data: Dataset | Tensor, recipe: Recipe) -> None:
+        self.vae, self.data, self.recipe = vae, data, recipe
+        self.items = as_items(vae, data.train if isinstance(data, Dataset) else data)
+        self._check()
+        device, seeds = self.items.device, recipe.seed
+        self.order = Streams(seeds, "order", device)
+        self.pixels = Streams(seeds, "binarize", device)
+        self.noise = TrainingNoise(
+            recipe.noise,
+            recipe.noise_scale,
+            seeds,
+            items=len(self.items),
+            batch_size=recipe.batch_size,
+            latents=vae.latents,
+            samples=recipe.samples,
+            device=device,
+        )
+        self.beta, self.decay = (
+            self.items.new_tensor(values).view(-1, 1) for values in (recipe.beta, recipe.decoder_l2)
+        )
+        detached = torch.tensor(recipe.detach_sigma, device=device).view(-1, 1, 1)
+        self.detached = detached if detached.any() else None
+        named = vae.decoder.named_parameters() if any(recipe.decoder_l2) else ()
+        self.penalised = [p for name, p in named if name.endswith("weight") and p.requires_grad]
+        self.optimizer = torch.optim.Adam(vae.parameters(), lr=recipe.learning_rate, fused=True)
+        if recipe.draws_by_itself:
+            torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
+        # glibc hands the memory of large tensors back to the kernel at every step, and takes it again page by
+        # page, until it has once seen a free of nearly 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
+        torch.empty(31 * 2**20, dtype=torch.uint8)
+        self.start = time.perf_counter()
+
+    def _check(self) -> None:
+        recipe, vae = self.recipe, self.vae
+        if recipe.test_every:
+            if not isinstance(self.data, Dataset):
+                raise ValueError("test_every needs a Dataset, whose test items it scores; a tensor has none")
+            as_items(vae, self.data.test)
+        if recipe.draws_by_itself or vae.latent != "normal":
+            # What the estimator requires, tried on one item. NaN is reported later.
+            with suppress(CostError, RuntimeError):
+                one = self.items[:1]
+                bound(vae, vae.encoder(one), one, recipe.objective, recipe.estimator, recipe.samples)
+
+    def epoch(self, number: int) -> pd.DataFrame:
+        """One pass over the data, and a row of the history for each replica."""
+        order = self.order.draw(permutation, len(self.items))
+        eps = None if self.recipe.draws_by_itself else self.noise.epoch(order).to(self.items)
+        totals = self.items.new_zeros(2, self.vae.replicas)
+        for first in range(0, len(self.items), self.recipe.batch_size):
+            batch = slice(first, first + self.recipe.batch_size)
+            x = self.batch(order[:, batch])
+            try:
+                terms = self.step(x, None if eps is None else eps[..., batch, :])
+            except (RuntimeError, ValueError):  # an estimator draws nothing where q's parameters are NaN
+                if not self.recipe.draws_by_itself:
+                    raise
+                lost = self.vae.encoder.stack(x).isnan().flatten(1).any(1)
+                if not lost.any():
+                    raise
+                totals[:, lost] = math.nan
+                break
+            totals += torch.stack([term.detach().sum(-1) for term in terms])
+        return self.report(number, totals / len(self.items))
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The items that `index` (R, B) names, binarised afresh where the data ask for it: (R, B, D)."""
+        x = self.items.index_select(0, index.flatten()).unflatten(0, index.shape)
+        if isinstance(self.data, Dataset) and self.data.binarize == "dynamic":
+            x = (self.pixels.draw(standard_uniform, *x.shape[1:]) < x).to(x.dtype)
+        return x
+
+    def step(self, x: Tensor, eps: Tensor | None) -> Terms:
+        """One step of the optimiser on a batch `x` (R, B, D); the terms of the ELBO before it, each (R,
+        B)."""
+        value, terms = self.objective(x, eps)
+        self.optimizer.zero_grad()
+        # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
+        value.backward(torch.full_like(value, -1 / value.shape[-1]))
+        for weights in self.penalised:
+            assert weights.grad is not None
+            weights.grad += self.decay.unsqueeze(-1) * weights.detach()
+        self.optimizer.step()
+        return terms
+
+    def objective(self, x: Tensor, eps: Tensor | None) -> tuple[Tensor, Terms]:
+        """What is maximised, (R, B), and the terms of the ELBO by the same draws."""
+        vae, recipe = self.vae, self.recipe
+        if recipe.objective != "elbo":
+            assert eps is not None
+            draws = Draws(vae, vae.encoder(x), x, eps if recipe.samples > 1 else eps.unsqueeze(0))
+            return OBJECTIVES[recipe.objective].function(draws), draws.terms
+        if eps is None:  # the unchecked estimator, so that NaN reaches the totals, which know the replica
+            terms = elbo(vae, x, None, ESTIMATORS[recipe.estimator].function, recipe.samples)
+        else:
+            terms = elbo(vae, x, eps, detached=self.detached)
+        return terms.weighted(self.beta), terms
+
+    def report(self, number: int, means: Tensor) -> pd.DataFrame:
+        """The rows of epoch `number` from the `means` (2, R) of the two terms; raises if they are not
+        finite."""
+        reconstruction, kl = means.double().cpu()
+        # The last step of an epoch shows in the weights only.
+        weights = [p.detach().flatten(1).isfinite().all(1) for p in self.vae.parameters()]
+        finite = (reconstruction - kl).isfinite() & torch.stack(weights).all(0).cpu()
+        if not finite.all():
+            r = int((~finite).nonzero()[0])
+            raise FloatingPointError(
+                f"loss or weights are not finite in epoch {number}, replica {r}: "
+                f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
+                f"with {self.recipe.of(r)}; try a smaller learning rate"
+            )
+        rows = {
+            "epoch": number,
+            "replica": range(self.vae.replicas),
+            "elbo": (reconstruction - kl).numpy(),
+            "reconstruction": reconstruction.numpy(),
+            "kl": kl.numpy(),
+            "seconds": time.perf_counter() - self.start,
+        }
+        every = self.recipe.test_every
+        if every and (number % every == 0 or number == self.recipe.epochs):
+            assert isinstance(self.data, Dataset)
+            scores = evaluate(self.vae, self.data.test, importance_samples=1, seed=number)
+            rows["test_elbo"] = scores["elbo"]
+        return pd.DataFrame(rows)

@@ -1,0 +1,166 @@
+"""The pages of the book: executed notebooks and the texts around them, built by jupyter-book."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from .sources import PACKAGE, fingerprint, unchanged
+from .workplace import Workplace
+
+PDF = "book.pdf"
+UNFINISHED = ".unfinished"
+# Read by the extensions of the book, beside its own files.
+BEHIND_ALL_PAGES = ("pyproject.toml", "vae_workflow/__init__.py", f"{PACKAGE}/records.py")
+
+
+def page_files(book: Path) -> Iterator[Path]:
+    """The source files of the book: all that is neither built nor hidden."""
+    for path in book.rglob("*"):
+        parts = path.relative_to(book).parts
+        if path.is_file() and not any(part in {"_build", "__pycache__"} or part[0] == "." for part in parts):
+            yield path
+
+
+def build_book(
+    book: Path, staged: Path, output: Path, parameters: Mapping[str, Mapping[str, Any]], chapters: list[Path]
+) -> int:
+    """Builds the book from the folder `book` and the executed `chapters`; any warning is an error.
+
+    So is a chapter that was not executed from the present sources and `parameters`. `staged` is a folder in
+    which both come together.
+    """
+    if stale := list(_stale(chapters, parameters)):
+        sys.stderr.write(
+            f"book: these results are not those of the present sources: {'; '.join(stale)}. "
+            "Delete the files and run again.\n"
+        )
+        return 1
+    built = output / "_build"
+    clear_what_is_old(built, book)
+    contents = staged / "_toc.yml"
+    former = contents.read_text() if contents.exists() else None
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        with unchanged(*page_files(book), *Path(PACKAGE).rglob("*.py")):
+            bring_together(book, chapters, staged)
+            if contents.read_text() != former:  # pages that did not change show it, too
+                shutil.rmtree(built / "html", ignore_errors=True)
+                shutil.rmtree(built / ".doctrees", ignore_errors=True)
+            sphinx(staged, output)
+    except Exception as error:
+        sys.stderr.write(f"book: {error}\n")
+        return 1
+    (built / UNFINISHED).unlink()
+    sys.stderr.write(f"book: {built / 'html' / 'index.html'}\n")
+    return 0
+
+
+def clear_what_is_old(built: Path, book: Path) -> None:
+    """Takes away what Sphinx would take for new in the folder `built`, which is marked as unfinished.
+
+    Sphinx reads again the pages that changed, and those that say they depend on the package when that
+    changed. It does not notice other changes (an extension, a static file, a page that is gone) nor that its
+    last run was cut short: then everything is built afresh.
+    """
+    doctrees = built / ".doctrees" / "environment.pickle"
+    files = list(page_files(book))
+    others = {p for p in files if p.suffix != ".md"} | {p.parent for p in files}
+    others |= {Workplace(Path.cwd()).lock, *filter(Path.exists, map(Path, BEHIND_ALL_PAGES))}
+    last = doctrees.stat().st_mtime if doctrees.exists() else 0.0
+    if (built / UNFINISHED).exists() or any(p.stat().st_mtime > last for p in others):
+        shutil.rmtree(built, ignore_errors=True)
+    built.mkdir(parents=True, exist_ok=True)
+    (built / UNFINISHED).touch()
+    if (built / "html" / PDF).exists():  # of the former book; and the pages lead to it
+        shutil.rmtree(built / "html")
+
+
+def bring_together(book: Path, chapters: list[Path], staged: Path) -> None:
+    """Puts the texts of `book` and the executed `chapters` into the folder `staged`."""
+    for page in page_files(book):
+        copy(page, staged / page.relative_to(book))
+    for chapter in chapters:
+        copy(chapter, staged / "chapters" / chapter.name)
+        if "--" in chapter.stem:
+            set_apart(staged / "chapters" / chapter.name)
+    add_to_contents(staged / "_toc.yml", [c.stem for c in chapters if "--" in c.stem])
+
+
+def _stale(chapters: list[Path], parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The executed chapters that do not come from the present sources, and which of these differ."""
+    place = Workplace(Path.cwd())
+    notebooks = place.notebooks()
+    for chapter in chapters:
+        notebook = notebooks[chapter.stem.partition("--")[0]]
+        record = json.loads(chapter.read_text())["metadata"].get("sources", {})
+        now = fingerprint(notebook, place.lock, parameters[chapter.stem])
+        if changed := ", ".join(key for key in now if now[key] != record.get(key)):
+            yield f"{chapter} ({changed})"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file with its time of change, by which Sphinx knows what is new."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+
+
+def set_apart(page: Path) -> None:
+    """Gives the page NAME--VARIANT a title and labels unlike those of the page NAME of the same notebook."""
+    times = page.stat()
+    page.write_text(apart(page.read_text("utf-8"), page.stem.partition("--")[2]), "utf-8")
+    os.utime(page, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def apart(text: str, variant: str) -> str:
+    """A notebook, as text, with `variant` in its title and in the labels of its figures and equations."""
+    notebook = nbformat.reads(text, as_version=4)
+    figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
+    equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
+    labels = "|".join(map(re.escape, filter(None, [*figures, *equations])))
+    if labels:
+        text = re.sub(rf"(?<![\w-])({labels})(?![\w-])", rf"\1-{variant}", text)
+    notebook = nbformat.reads(text, as_version=4)
+    title = next(c for c in notebook.cells if c.cell_type == "markdown")
+    title.source = re.sub(r"^# .*", rf"\g<0>: {variant}", title.source)
+    return str(nbformat.writes(notebook)) + "\n"
+
+
+def add_to_contents(contents: Path, names: list[str]) -> None:
+    """Lists further pages after the last part that has chapters."""
+    if not names:
+        return
+    toc = yaml.safe_load(contents.read_text())
+    further = {
+        "caption": "On other data",
+        "numbered": True,
+        "chapters": [{"file": f"chapters/{name}"} for name in names],
+    }
+    if "parts" not in toc:
+        toc["parts"] = [{"chapters": toc.pop("chapters")}]
+    holds = [any(c["file"].startswith("chapters/") for c in part["chapters"]) for part in toc["parts"]]
+    toc["parts"].insert(len(holds) - holds[::-1].index(True), further)
+    contents.write_text(yaml.safe_dump(toc, sort_keys=False))
+
+
+def sphinx(source: Path, output: Path) -> None:
+    """Runs jupyter-book in this process, showing its warnings only, and raises if there were any."""
+    from jupyter_book.cli.main import main as jupyter_book
+
+    options = ["--path-output", str(output), "-W", "-n", "--keep-going", "--quiet"]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            jupyter_book(["build", str(source), *options], standalone_mode=False)
+        except SystemExit as stop:
+            if stop.code:
+                raise RuntimeError("there were warnings (above), and each counts as an error") from None
