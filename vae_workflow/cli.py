@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import nbformat
 import typer
@@ -45,9 +45,6 @@ from .experiments import fork as fork_of
 from .pages import apart
 from .sweeps import Busy, CannotWrite, Runs, delete_runs, folders_of_runs, lock_of, stored
 from .workplace import RUNS, Workplace
-
-if TYPE_CHECKING:
-    pass
 
 MORE_IN_A_CHECKOUT = "A checkout of the project adds the book, its tests and the locked versions."
 
