@@ -15,17 +15,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from vae_lab.parameters import ParameterError
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME
-from vae_workflow.experiments import (
-    MOST_RUNS,
-    Experiment,
-    NotAnExperiment,
-    fork,
-    grid,
-    read_experiment,
-    results,
-    run_name,
-    split,
-)
+from vae_workflow.experiments import Experiment, NotAnExperiment, read_experiment, run_name
+from vae_workflow.forks import fork
+from vae_workflow.settings import MOST_RUNS, grid, split
+from vae_workflow.tables import results
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -55,7 +48,7 @@ def write(path: Path, *code: str, tags: tuple[str, ...] = ("parameters",)) -> Pa
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    own = "@cost\ndef mine(k):\n    return None\n@cost('yours')\ndef _(): ..."
+    own = "@cost\ndef mine(k):\n    return None\ndef yours(k): ...\ncost(yours)"
     path = tmp_path_factory.mktemp("notebooks") / "one.ipynb"
     return read_experiment(write(path, IMPORTS, PARAMETERS, own, 'provenance("one")'))
 
@@ -93,7 +86,6 @@ def test_the_books_notebooks_are_experiments_as_papermill_sees_them(path: Path) 
         ((IMPORTS, PARAMETERS), (), "has 0 cells tagged 'parameters'"),
         ((IMPORTS, "epochs = 20"), ("parameters",), "no annotated parameters"),
         ((IMPORTS, "epochs: Nonsense = 20"), ("parameters",), "'epochs: Nonsense = 20' cannot be read"),
-        ((IMPORTS, "epochs: int = f()"), ("parameters",), "cannot be read"),
         ((IMPORTS, "epochs: int ="), ("parameters",), "one.ipynb cannot be read: invalid syntax"),
     ],
 )
@@ -146,7 +138,7 @@ def test_all_problems_of_a_grid_come_at_once(one: Experiment) -> None:
         "epochs = 'x': Input should be a valid integer",
         "rate: write name=value",
         "did you mean 'cosine'?",
-        "flag=[: not a value",
+        "flag = '[': Input should be a valid boolean",
         "name=b: name was already given; write all its values at once",
         "  kind: one of 'x', 'y'",
     ):

@@ -27,7 +27,8 @@ from vae_lab import VAE
 from vae_lab.parameters import ParameterError
 from vae_lab.vae.files import load_model, save_model
 from vae_workflow.cli import FAILED, REFUSED
-from vae_workflow.experiments import grid, read_experiment
+from vae_workflow.experiments import read_experiment
+from vae_workflow.settings import grid
 
 SEED = 0  # of the moments at which runs are killed
 KILLS = 20

@@ -50,7 +50,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     _run = _Run(values, time.perf_counter())
 
 
-def _adapters(namespace: Mapping[str, Any]) -> dict[str, TypeAdapter[Any]]:
+def _adapters(namespace: dict[str, Any]) -> dict[str, TypeAdapter[Any]]:
     """A validator for each annotated name, from the code of the cells that ran, the last that has it."""
     last = {one.name: one for cell in _cells(namespace) for one in annotated(cell)}
     return {name: one.adapter(namespace) for name, one in last.items() if name in namespace}
@@ -59,7 +59,7 @@ def _adapters(namespace: Mapping[str, Any]) -> dict[str, TypeAdapter[Any]]:
 def _cells(namespace: Mapping[str, Any]) -> Iterator[ast.Module]:
     """The code of the cells that ran, which IPython keeps in `In`; a cell that is no Python is skipped."""
     for cell in namespace.get("In", []):
-        with suppress(SyntaxError):
+        with suppress(SyntaxError, ValueError):
             yield parsed(cell)
 
 

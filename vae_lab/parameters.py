@@ -9,29 +9,41 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field, PositiveInt, TypeAdapter, ValidationError
 
 from .registry import Registry
 
+# The kinds of things that a parameter may name: where the package keeps those that are registered.
+REGISTRIES = {
+    "cost": (".estimators.costs", "COSTS"),
+    "dataset": (".data", "DATASETS"),
+    "estimator": (".estimators", "ESTIMATORS"),
+    "noise": (".vae.noise_registry", "NOISES"),
+    "objective": (".vae.objectives", "OBJECTIVES"),
+}
 
-def _name_in(module: str, registry: str) -> Any:
-    """A type for parameters that name a registered thing, including those a forker registers.
 
-    The module is loaded for the first name, so that reading parameters does not wait for torch.
+def name_of(kind: str, own: Collection[str] = (), others: bool = False) -> Any:
+    """A type for parameters that name a registered thing of a kind in `REGISTRIES`.
+
+    `own` are names that a notebook will register when it runs; with `others`, it may register more of them.
+    The package's own are loaded when they are asked for, so that reading parameters does not wait for torch.
     """
 
     def known() -> Registry[Any]:
+        module, registry = REGISTRIES[kind]
         return getattr(importlib.import_module(module, __package__), registry)
 
     def check(name: str) -> str:
-        known()[name]
+        if name not in own and not others:
+            known()[name]
         return name
 
     def list_names(schema: dict[str, Any]) -> None:
-        schema["enum"] = sorted(known())
+        schema["examples" if others else "enum"] = sorted({*known(), *own})
 
     return Annotated[str, AfterValidator(check), Field(json_schema_extra=list_names)]
 
@@ -40,8 +52,12 @@ AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
 AtLeastFifty = Annotated[int, Field(ge=50)]  # what nearest neighbours in a fifth of a sample need
 LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
 PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
-CostName = _name_in(".estimators.costs", "COSTS")
-DatasetName = _name_in(".data", "DATASETS")
+CostName, DatasetName = name_of("cost"), name_of("dataset")
+EstimatorName, NoiseName, ObjectiveName = name_of("estimator"), name_of("noise"), name_of("objective")
+
+# Models compute in single precision, where a number outside of these is 0 or infinite, or its square is. A
+# whole number up to the last one is the same in every program and file, with room to count on from it.
+SMALLEST, LARGEST, LARGEST_INTEGER = 1e-18, 1e18, 2**53
 
 
 class ParameterError(ValueError):
@@ -61,11 +77,13 @@ class Assignment(NamedTuple):
     hint: ast.expr
     value: ast.expr
 
-    def adapter(self, namespace: Mapping[str, Any]) -> TypeAdapter[Any]:
-        """What checks values against the type, whose names `namespace` resolves."""
-        return TypeAdapter(
-            eval(ast.unparse(self.hint), namespace if type(namespace) is dict else {}, namespace)
-        )
+    def adapter(self, namespace: dict[str, Any]) -> TypeAdapter[Any]:
+        """What checks values against the type, evaluated in the `namespace` of the kernel that ran the code.
+
+        Who only reads a notebook must not call this: a type may be any code.
+        """
+        kind = eval(ast.unparse(self.hint), namespace)
+        return TypeAdapter(eval(kind, namespace) if isinstance(kind, str) else kind)
 
 
 def annotated(cell: ast.Module) -> list[Assignment]:
@@ -80,39 +98,67 @@ def annotated(cell: ast.Module) -> list[Assignment]:
 def validate(allowed: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     """`values`, converted to the types of the parameters that `allowed` names.
 
-    Unknown names, wrong types and values out of range raise one `ParameterError` that lists them all.
+    Unknown names, wrong types, values out of range, and numbers with which nothing can compute raise one
+    `ParameterError` that lists them all.
     """
     problems, converted = [], {}
     for name, value in values.items():
         if name not in allowed:
             nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)[0]
             problems.append(f"{name} = {value!r}: no such parameter; did you mean {nearest}?")
-        elif isinstance(value, bool) and "boolean" not in describe(allowed[name]):
+            continue
+        try:
+            converted[name] = allowed[name].validate_python(value)
+        except ValidationError as error:
+            problems.append(f"{name} = {value!r}: {'; '.join(detail['msg'] for detail in error.errors())}")
+            continue
+        if _loses_truth(value, converted[name]):
             problems.append(f"{name} = {value}: expected {describe(allowed[name])}, not a truth value")
-        else:
-            try:
-                converted[name] = allowed[name].validate_python(value)
-            except ValidationError as error:
-                problems.append(
-                    f"{name} = {value!r}: {'; '.join(detail['msg'] for detail in error.errors())}"
-                )
+        problems += [f"{name} = {value!r}: {fault}" for fault in _faults(converted[name])]
     if problems:
         raise ParameterError(problems, allowed)
     return converted
 
 
+def _loses_truth(value: Any, converted: Any) -> bool:
+    """Whether a truth value became a number, which pydantic allows."""
+    if isinstance(value, list | tuple) and isinstance(converted, list | tuple):
+        return any(map(_loses_truth, value, converted))
+    return isinstance(value, bool) and not isinstance(converted, bool)
+
+
+def _faults(value: Any) -> list[str]:
+    """Why nothing can compute with a value, or with numbers in it."""
+    if isinstance(value, Mapping):
+        return [fault for part in value.items() for fault in _faults(part)]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [fault for part in value for fault in _faults(part)]
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return ["this is no text in Unicode"]
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return [f"a whole number has a size of at most 2**53, {LARGEST_INTEGER:,}"]
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # so is NaN
+        return [f"a number is 0 or has a size from {SMALLEST:g} to {LARGEST:g}, as single precision allows"]
+    return []
+
+
 def describe(adapter: TypeAdapter[Any]) -> str:
     """Allowed values in words, such as `integer > 0` or `one of 'digits', 'mnist-5k'`."""
-    return _in_words(adapter.json_schema())
+    return in_words(adapter.json_schema())
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def in_words(schema: Mapping[str, Any]) -> str:
+    """What a JSON Schema allows, in words."""
     if "anyOf" in schema:
-        return " or ".join(_in_words(option) for option in schema["anyOf"])
+        return " or ".join(in_words(option) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return "one of " + ", ".join(repr(v) for v in schema.get("enum", [schema.get("const")]))
+    if "examples" in schema:
+        return (
+            "one of " + ", ".join(map(repr, schema["examples"])) + ", or another that the notebook registers"
+        )
     bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     limits = " and ".join(f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema)
     if "items" in schema:
-        return f"list of ({_in_words(schema['items'])})"
+        return f"list of ({in_words(schema['items'])})"
     return f"{schema.get('type', 'any value')} {limits}".strip()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 # MIME types of the machine-readable outputs of a notebook.
@@ -26,8 +26,8 @@ DATA_SYSTEM = "/usr/share/datasets"
 INK, PAPER, FAINT = "#1f2328", "#ffffff", "#8b949e"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-
-MAGIC = re.compile(r"(?m)^([ \t]*)[%!?].*$")
+# Magics whose cell is Python all the same: it sees and leaves the notebook's names.
+PYTHON_CELLS = {"time", "timeit", "capture", "prun"}
 
 
 def outputs(notebook: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -48,15 +48,35 @@ def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
     return {name: data[key].strip("'\"") for name, data in named.items() if key in data}
 
 
-def parsed(cell: str) -> ast.Module:
-    """The syntax tree of the code of a cell, without magics such as `%matplotlib inline`.
-
-    A magic that is a line of its own counts as `pass`, so that all else stays where it is. Raises SyntaxError
-    for a cell that is no Python.
-    """
-    for code in (cell, MAGIC.sub(r"\1pass", cell)):
-        with suppress(SyntaxError):
-            return ast.parse(code)
+def python_of(cell: str) -> str:
+    """The Python of a cell, as IPython understands its magics, each line where it was. None in a cell of
+    another language, such as `%%bash`."""
+    if _is_python(cell):
+        return cell
+    blank = cell[: len(cell) - len(cell.lstrip("\n"))]  # IPython drops these
+    first, _, rest = cell.lstrip("\n").partition("\n")
+    if first.startswith("%%"):
+        name = re.match(r"%%(\w*)", first)
+        return f"{blank}\n{python_of(rest)}" if name and name[1] in PYTHON_CELLS else ""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    return ast.parse(TransformerManager().transform_cell(cell))
+    return blank + TransformerManager().transform_cell(cell)
+
+
+def _is_python(code: str) -> bool:
+    try:
+        _tree(code)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _tree(code: str) -> ast.Module:
+    with warnings.catch_warnings():  # about escapes such as "\d"
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
+
+
+def parsed(cell: str) -> ast.Module:
+    """The syntax tree of the code of a cell, without its magics. Raises SyntaxError for what is no Python."""
+    return _tree(python_of(cell))

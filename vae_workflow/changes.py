@@ -5,18 +5,24 @@ Prints a table in Markdown, of claims (verdict and value) and of the numbers in 
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
-
 from vae_lab.records import CLAIM_MIME, glued, recorded
+
+from .console import survive_any_locale
+from .executed import Damaged, read_executed
 
 
 def shown_results(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
     """(page, name of the result) -> the result as the page shows it."""
     for path in sorted(folder.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        try:
+            notebook = read_executed(path)
+        except Damaged as damage:
+            sys.stderr.write(f"{damage}\n")
+            continue
         for claim in recorded(notebook, CLAIM_MIME):
             verdict = "holds" if claim["holds"] else "does not hold"
             yield (path.stem, claim["sentence"]), f"{claim['value']} ({verdict})"
@@ -44,6 +50,7 @@ def markdown(before: Path, after: Path) -> str:
 
 
 def main() -> None:
+    survive_any_locale()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import nbformat
-
 from vae_lab.records import CLAIM_MIME, recorded
+
+from .executed import Damaged, read_executed
+from .files import write_whole
 
 
 def check_claims(output: Path, failing: str, known: Mapping[str, list[str]], chapters: list[Path]) -> int:
@@ -21,7 +21,11 @@ def check_claims(output: Path, failing: str, known: Mapping[str, list[str]], cha
     """
     claims = []
     for chapter in chapters:
-        found = recorded(nbformat.read(chapter, as_version=4), CLAIM_MIME)
+        try:
+            found = recorded(read_executed(chapter), CLAIM_MIME)
+        except Damaged as damage:
+            sys.stderr.write(f"claims: {damage}. Run again.\n")
+            return 1
         claims += [{"page": chapter.stem, **claim} for claim in found]
     problems = [
         f"  {claim['page']}: {claim['sentence']} {claim['value']} ({claim['evidence']})"
@@ -37,9 +41,7 @@ def check_claims(output: Path, failing: str, known: Mapping[str, list[str]], cha
     if problems:
         sys.stderr.write("\n".join(["claims: these do not hold:", *problems, ""]))
         return 1
-    private = output.with_name(f"{output.name}.{os.getpid()}")
-    private.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
-    os.replace(private, output)
+    write_whole(output, json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
     true = sum(claim["holds"] for claim in claims)
     sys.stderr.write(f"claims: {true} of {len(claims)} hold\n")
     return 0

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import nbformat
 import typer
 from filelock import Timeout
 from rich.markup import escape
@@ -39,13 +38,18 @@ from .console import (
     report,
     say,
     show_claims,
+    survive_any_locale,
 )
-from .experiments import LISTS, Experiment, NotAnExperiment, column, grid, listed, read_experiment, results
-from .experiments import fork as fork_of
-from .pages import apart
+from .executed import Damaged, read_claims, read_executed
+from .experiments import Experiment, NotAnExperiment, read_experiment
+from .files import write_all, write_whole
+from .forks import LISTS, CannotList, fault_in_name, fault_of_file, listed, text_of_fork
+from .settings import grid
 from .sweeps import Busy, CannotWrite, Runs, delete_runs, folders_of_runs, lock_of, stored
+from .tables import as_csv, as_parquet, column, results
 from .workplace import RUNS, Workplace
 
+MOST_LETTERS = 100  # of a name, in a message
 MORE_IN_A_CHECKOUT = "A checkout of the project adds the book, its tests and the locked versions."
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -90,11 +94,15 @@ def needs_checkout(what: str, instead: str) -> None:
 def find(name: str) -> Experiment:
     known = names()
     if name not in known:
-        near = [n for n in known if name in n] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        meant = Path(name).stem  # of a path, too
+        near = [n for n in known if meant and meant in n]
+        near += difflib.get_close_matches(meant[:MOST_LETTERS], known, n=1, cutoff=0.0)
         hint = f"; did you mean {near[0]}?" if near else "."
-        refuse(f"{name}: no such notebook{hint} `vae-lab list` has all.")
+        refuse(f"{name[:MOST_LETTERS] or repr(name)}: no such notebook{hint} `vae-lab list` has all.")
+    if fault := fault_of_file(name):
+        refuse(f"{name}: {fault}")
     try:
-        return read_experiment(workplace().notebooks()[name])
+        return read_experiment(workplace().notebooks()[name], workplace().root)
     except NotAnExperiment as error:
         refuse(str(error))
 
@@ -113,7 +121,7 @@ def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
     found = [find(name)] if name else []
     for each in names() if not name else ():
         try:
-            found.append(read_experiment(workplace().notebooks()[each]))
+            found.append(read_experiment(workplace().notebooks()[each], workplace().root))
         except NotAnExperiment as error:
             say(str(error))
     if as_json:
@@ -126,7 +134,7 @@ def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
             }
             for one in found
         }
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print(json.dumps(content, indent=1))
         return
     for one in found:
         out.print(f"[bold]{escape(one.name)}[/]  {escape(one.question)}", highlight=False)
@@ -152,6 +160,7 @@ def start(runs: Runs, quietly: bool, **options: Any) -> subprocess.Popen[bytes]:
 def carry_out(runs: Runs, as_json: bool, quietly: bool = True, **options: Any) -> dict[str, str]:
     """Executes runs, shows how far they are, and reports; what became of each."""
     began, said = time.monotonic(), set[str]()
+    runs.take_away_damaged(say)
     if not options.get("more") and runs.current():
         report(runs, status := dict.fromkeys(runs.points, "skipped"), 0.0, as_json)
         return status
@@ -201,8 +210,7 @@ def run(
     if what in {"failed", "lost"}:
         raise typer.Exit(FAILED)
     if not as_json:
-        content = nbformat.read(runs.executed(key), as_version=4)
-        show_claims(claims_in(results([(key, content)], one)))
+        show_claims(claims_in(results([(key, read_executed(runs.executed(key)))], one)))
         say(f"The executed notebook: {runs.executed(key)}")
 
 
@@ -251,17 +259,15 @@ def show_results(
 ) -> None:
     """All runs of a notebook as one table: parameters, claims, numbers of the text, provenance."""
     one = find(name)
-    table = results(stored(workplace().root, name, storage), one)
+    table = results(stored(workplace().root, name, say, storage), one)
     if table.empty:
         refuse(f"{name} has no runs yet; `vae-lab run {name}` makes one.", FAILED)
     try:
-        if csv:
-            table.to_csv(csv, index=False)
-        if parquet:
-            plain = table.map(lambda cell: json.dumps(cell) if isinstance(cell, list | dict) else cell)
-            plain.to_parquet(parquet, index=False)
+        for path, write in ((csv, as_csv), (parquet, as_parquet)):
+            if path:
+                write_whole(path, write(table))
     except OSError as error:
-        refuse(f"{csv or parquet} cannot be written: {error.strerror or error}")
+        refuse(f"{path} cannot be written: {error.strerror or error}")
     if as_json:
         print(json_of(table))
     elif not csv and not parquet:
@@ -285,13 +291,16 @@ def show_results(
 def claims(name: OptionalName = None, as_json: AsJson = False) -> None:
     """The claims of the book, or of all runs of a notebook. Exit code 1 if one does not hold."""
     if name:
-        table = claims_in(results(stored(workplace().root, name), find(name)))
+        table = claims_in(results(stored(workplace().root, name, say), find(name)))
     else:
         import pandas as pd
 
         needs_checkout("The claims of the book", "`vae-lab claims NAME` shows those of your runs.")
         book = workplace().root / "build/book/claims.json"
-        table = pd.read_json(book) if book.exists() else pd.DataFrame()
+        try:
+            table = pd.DataFrame(read_claims(book) if book.exists() else [])
+        except Damaged as damage:
+            refuse(f"{damage}. To collect them again: make book", FAILED)
         table = table.rename(columns={"page": "run", "sentence": "name"})
     if table.empty:
         refuse("Nothing has run yet. To run it: " + (f"vae-lab run {name}" if name else "make book"), FAILED)
@@ -316,23 +325,21 @@ def fork(
     one, place = find(name), workplace()
     root = place.root
     (defaults,) = points_of(one, settings)
-    if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", new):
-        refuse(f"{new}: a name is made of letters and digits without accents, joined by single underscores.")
-    if new in place.notebooks():
-        refuse(f"{new}: there is a notebook of that name already; take another one.")
-    files = {
-        f"notebooks/{new}.ipynb": apart(nbformat.writes(fork_of(one, new, defaults)), new.replace("_", "-"))
-    }
+    if fault := fault_in_name(new, place.notebooks()):
+        refuse(f"{new[:MOST_LETTERS] or repr(new)}: {fault}")
     if book:
         needs_checkout("A chapter of the book", f"Without --book, {new} is a notebook that you can run.")
-        lists = {path: (root / path).read_text("utf-8") for path in LISTS}
-        files |= listed(lists, name, new, defaults)
     try:
+        lists = {path: (root / path).read_text("utf-8") for path in LISTS if book}
+        files = listed(lists, name, new, defaults)
+        # The notebook comes last: without it, the same command may be given again.
+        files[f"notebooks/{new}.ipynb"] = text_of_fork(one, new, defaults, root)
         (root / "notebooks").mkdir(exist_ok=True)
-        for path, text in files.items():
-            (root / path).write_text(text, "utf-8")
+        write_all({root / path: text for path, text in files.items()})
+    except (CannotList, NotAnExperiment) as error:
+        refuse(str(error))
     except OSError as error:
-        refuse(f"{root / path} cannot be written: {error.strerror}")
+        refuse(f"{new} is not made: {error.filename or root} cannot be read or written: {error.strerror}")
     err.print(f"notebooks/{new}.ipynb is yours: edit it, and run it by `vae-lab run {new}`.", markup=False)
     if book:
         err.print("It is a chapter of the book now: `make book`.", markup=False)
@@ -369,7 +376,12 @@ def clean(
 def main() -> None:
     """The command `vae-lab`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
+    survive_any_locale()
+    try:
+        app()
+    except OSError as error:  # of the terminal's, or of a folder that has gone; the commands see to their own
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"vae-lab: {where}{error.strerror or error}")
 
 
 if __name__ == "__main__":

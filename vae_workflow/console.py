@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FAILED, REFUSED, BUSY, INTERRUPTED = 1, 2, 3, 130
+
+
+def survive_any_locale() -> None:
+    """Lets the output have letters that the terminal's encoding lacks, written as `\\u03b5`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
 
 out, err = Console(), Console(stderr=True, highlight=False)
 
@@ -40,7 +50,7 @@ def as_table(rows: Iterable[Sequence[Any]], *columns: str) -> Table:
 
 
 def json_of(table: pd.DataFrame) -> str:
-    return str(table.to_json(orient="records", force_ascii=False, indent=1))
+    return str(table.to_json(orient="records", indent=1))
 
 
 def report(runs: Runs, status: dict[str, str], seconds: float, as_json: bool) -> None:
@@ -53,7 +63,7 @@ def report(runs: Runs, status: dict[str, str], seconds: float, as_json: bool) ->
             "failures": {run: asdict(failure) for run, failure in failures.items()},
             "seconds": round(seconds, 1),
         }
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print(json.dumps(content, indent=1))
         return
     words = {"done": "ran", "skipped": "done before", "failed": "failed", "lost": "lost"}
     counts = {what: sum(value == what for value in status.values()) for what in words}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from .executed import Damaged, failure_in
+from .files import folder_for_sockets
 from .sources import files_of, fingerprint, unchanged
 from .workplace import Workplace
 
@@ -57,7 +56,7 @@ def execute(notebook: Path, output: Path, failed: Path, parameters: dict[str, An
         if error.errno not in NO_PLACE:
             raise
         run.private.unlink(missing_ok=True)
-        run.narrator.say(f"failed: its results cannot be written to {output.parent}: {error.strerror}")
+        run.narrator.say(f"failed: {error.filename or output.parent} cannot be written to: {error.strerror}")
         return 1
 
 
@@ -100,26 +99,28 @@ class _Execution:
         import papermill
         from traitlets.config import Config
 
-        cells = nbformat.read(self.notebook, as_version=4).cells
-        self.narrator.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in cells)
+        notebook = nbformat.read(self.notebook, as_version=4)
+        self.narrator.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in notebook.cells)
         self.narrator.cells += bool(self.parameters)  # papermill adds a cell with them
-        # In a folder with a short name: the whole may have a hundred letters.
-        sockets = str(Path(tempfile.gettempdir()) / f"vae-lab-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        papermill.execute_notebook(
-            self.notebook,
-            self.private,
-            self.parameters,
-            progress_bar=False,
-            on_cell_execute=self.narrator.on_cell_execute,
-            stdout_file=self.narrator,
-            stderr_file=self.narrator,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks
-            shutdown_kernel="immediate",  # nothing is left; an orderly end takes seconds
-            # For nbclient: sockets that are files, since kernels that start at once may choose the same
-            # port, and the time that is left for a cell.
-            config=Config({"ConnectionFileMixin": {"transport": "ipc", "ip": sockets}}),
-            timeout_func=lambda _: self.time_left(),
-        )
+        kernel = notebook.metadata.get("kernelspec", {})
+        with folder_for_sockets() as folder:
+            papermill.execute_notebook(
+                self.notebook,
+                self.private,
+                self.parameters,
+                kernel_name=kernel.get("name", "python3"),
+                language=kernel.get("language", "python"),
+                progress_bar=False,
+                on_cell_execute=self.narrator.on_cell_execute,
+                stdout_file=self.narrator,
+                stderr_file=self.narrator,
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks
+                shutdown_kernel="immediate",  # nothing is left; an orderly end takes seconds
+                # For nbclient: sockets that are files, since kernels that start at once may choose the same
+                # port, and the time that is left for a cell.
+                config=Config({"ConnectionFileMixin": connection(folder)}),
+                timeout_func=lambda _: self.time_left(),
+            )
 
     def time_left(self) -> float | None:
         return max(1, self.limit + self.started - time.monotonic()) if self.limit else None
@@ -149,6 +150,11 @@ class _Execution:
         os.replace(self.private, target)
 
 
+def connection(folder: Path) -> dict[str, str]:
+    """How to reach a kernel: by files in `folder` alone, which goes when the kernel does."""
+    return {"transport": "ipc", "ip": str(folder / "k"), "connection_file": str(folder / "kernel.json")}
+
+
 def describe_failure(failure: Mapping[str, Any]) -> str:
     place = f"in cell {failure['cell']}, " if failure["cell"] else ""
     message = str(failure["message"]).strip().replace("\n", "\n        ")
@@ -162,8 +168,11 @@ def summary(notebooks: Mapping[str, tuple[str, str]], index: str) -> str:
         if Path(executed).exists():
             continue
         if Path(failed).exists():
-            failure = json.loads(Path(failed).read_text())["metadata"]["failure"]
-            lines += [f"  {name}: {describe_failure(failure)}", f"      kept at {failed}"]
+            try:
+                said = describe_failure(failure_in(Path(failed)))
+            except Damaged as damage:
+                said = str(damage)
+            lines += [f"  {name}: {said}", f"      kept at {failed}"]
         else:
             lines += [f"  {name}: interrupted, killed, out of memory, or not asked for"]
     if not lines and Path(index).exists():

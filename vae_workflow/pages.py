@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from .executed import Damaged, read_executed
 from .sources import PACKAGE, fingerprint, unchanged
 from .workplace import Workplace
 
@@ -40,7 +40,12 @@ def build_book(
     So is a chapter that was not executed from the present sources and `parameters`. `staged` is a folder in
     which both come together.
     """
-    if stale := list(_stale(chapters, parameters)):
+    try:
+        stale = list(_stale(chapters, parameters))
+    except Damaged as damage:
+        sys.stderr.write(f"book: {damage}. Run again.\n")
+        return 1
+    if stale:
         sys.stderr.write(
             f"book: these results are not those of the present sources: {'; '.join(stale)}. "
             "Delete the files and run again.\n"
@@ -49,12 +54,12 @@ def build_book(
     built = output / "_build"
     clear_what_is_old(built, book)
     contents = staged / "_toc.yml"
-    former = contents.read_text() if contents.exists() else None
+    former = contents.read_text("utf-8") if contents.exists() else None
     shutil.rmtree(staged, ignore_errors=True)
     try:
         with unchanged(*page_files(book), *Path(PACKAGE).rglob("*.py")):
             bring_together(book, chapters, staged)
-            if contents.read_text() != former:  # pages that did not change show it, too
+            if contents.read_text("utf-8") != former:  # pages that did not change show it, too
                 shutil.rmtree(built / "html", ignore_errors=True)
                 shutil.rmtree(built / ".doctrees", ignore_errors=True)
             sphinx(staged, output)
@@ -103,7 +108,7 @@ def _stale(chapters: list[Path], parameters: Mapping[str, Mapping[str, Any]]) ->
     notebooks = place.notebooks()
     for chapter in chapters:
         notebook = notebooks[chapter.stem.partition("--")[0]]
-        record = json.loads(chapter.read_text())["metadata"].get("sources", {})
+        record = read_executed(chapter)["metadata"].get("sources", {})
         now = fingerprint(notebook, place.lock, parameters[chapter.stem])
         if changed := ", ".join(key for key in now if now[key] != record.get(key)):
             yield f"{chapter} ({changed})"
@@ -125,14 +130,15 @@ def set_apart(page: Path) -> None:
 def apart(text: str, variant: str) -> str:
     """A notebook, as text, with `variant` in its title and in the labels of its figures and equations."""
     notebook = nbformat.reads(text, as_version=4)
-    figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
+    shown = [c.metadata.get("mystnb") or {} for c in notebook.cells]
+    figures = [(of.get("figure") or {}).get("name") for of in shown]
     equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
     labels = "|".join(map(re.escape, filter(None, [*figures, *equations])))
     if labels:
         text = re.sub(rf"(?<![\w-])({labels})(?![\w-])", rf"\1-{variant}", text)
     notebook = nbformat.reads(text, as_version=4)
-    title = next(c for c in notebook.cells if c.cell_type == "markdown")
-    title.source = re.sub(r"^# .*", rf"\g<0>: {variant}", title.source)
+    for title in [c for c in notebook.cells if c.cell_type == "markdown"][:1]:
+        title.source = re.sub(r"^# .*", rf"\g<0>: {variant}", title.source)
     return str(nbformat.writes(notebook)) + "\n"
 
 
@@ -140,7 +146,7 @@ def add_to_contents(contents: Path, names: list[str]) -> None:
     """Lists further pages after the last part that has chapters."""
     if not names:
         return
-    toc = yaml.safe_load(contents.read_text())
+    toc = yaml.safe_load(contents.read_text("utf-8"))
     further = {
         "caption": "On other data",
         "numbered": True,
@@ -150,7 +156,7 @@ def add_to_contents(contents: Path, names: list[str]) -> None:
         toc["parts"] = [{"chapters": toc.pop("chapters")}]
     holds = [any(c["file"].startswith("chapters/") for c in part["chapters"]) for part in toc["parts"]]
     toc["parts"].insert(len(holds) - holds[::-1].index(True), further)
-    contents.write_text(yaml.safe_dump(toc, sort_keys=False))
+    contents.write_text(yaml.safe_dump(toc, sort_keys=False), "utf-8")
 
 
 def sphinx(source: Path, output: Path) -> None:
@@ -158,7 +164,7 @@ def sphinx(source: Path, output: Path) -> None:
     from jupyter_book.cli.main import main as jupyter_book
 
     options = ["--path-output", str(output), "-W", "-n", "--keep-going", "--quiet"]
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
             jupyter_book(["build", str(source), *options], standalone_mode=False)
         except SystemExit as stop:

@@ -9,10 +9,9 @@ import ast
 import hashlib
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from typing import Any
 import grimp
 import nbformat
 
-from vae_lab.records import parsed
-
+from .reading import HIDDEN, Code
 from .workplace import Workplace, near
 
 PACKAGE = "vae_lab"
@@ -57,20 +55,17 @@ def code_of(notebook: Path) -> list[str]:
         return []
 
 
-# Code that may import what no import statement names.
-HIDDEN = re.compile(r"\bimport_module\b|\b__import__\b|\bexec\(|^\s*%run\b", re.MULTILINE)
-
-
 def files_of(notebook: Path) -> list[Path]:
-    """The files of the package that `notebook` imports, directly or not, relative to this folder if they lie
-    in it."""
+    """The files of the package and of its author that `notebook` imports, directly or not, relative to this
+    folder if they lie in it."""
+    own, _ = Code(Path.cwd(), code_of(notebook)).own_modules()
     modules = needed(imports(notebook))
     spec = importlib.util.find_spec(PACKAGE)
     assert spec and spec.origin
     home = Path(spec.origin).parent.parent
     stems = [home.joinpath(*module.split(".")) for module in sorted(modules)]
     paths = [stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py") for stem in stems]
-    return [near(path) for path in paths]
+    return [near(path) for path in (*paths, *sorted(own))]
 
 
 def imports(notebook: Path) -> set[str]:
@@ -79,15 +74,15 @@ def imports(notebook: Path) -> set[str]:
     A name that the package hands on, such as `vae_lab.fit`, means the module that has it, and an import
     of the whole package for all of its modules, since any may be reached through it.
     """
-    found: set[str] = set()
-    for cell in code_of(notebook):
-        found |= {f"{PACKAGE}.*"} if HIDDEN.search(cell) else set()
-        with suppress(SyntaxError):
-            for node in ast.walk(parsed(cell)):
-                if isinstance(node, ast.Import):  # without `as`, it binds the whole package
-                    found |= {a.name if a.asname else a.name.partition(".")[0] for a in node.names}
-                elif isinstance(node, ast.ImportFrom) and not node.level:
-                    found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    cells = code_of(notebook)
+    code = Code(Path.cwd(), cells)
+    modules, _ = code.own_modules()
+    found = {f"{PACKAGE}.*"} if any(map(HIDDEN.search, cells)) else set()
+    for node in (node for one in (code, *modules.values()) for node in one.nodes):
+        if isinstance(node, ast.Import):  # without `as`, it binds the whole package
+            found |= {a.name if a.asname else a.name.partition(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     own = {name for name in found if name.partition(".")[0] == PACKAGE}
     if {PACKAGE, f"{PACKAGE}.*"} & own:
         own |= graph().modules

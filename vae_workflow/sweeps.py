@@ -15,16 +15,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 from filelock import FileLock, Timeout
 
+from .executed import Damaged, Executed, checked, failure_in, read_executed, take_away_damaged
 from .experiments import Experiment, run_name
+from .files import write_whole
 from .workplace import PARENT, RUNS, Workplace, lock_file
 
 PARTS = ("notebooks", "failed", "running")  # of a folder of runs
@@ -62,7 +63,8 @@ class Runs:
     ) -> None:
         self.place, self.root = place, place.root
         self.experiment, self.storage = experiment, storage and storage.rstrip("/")
-        self.points = {run_name(experiment.name, point): dict(point) for point in points}
+        plain = (json.loads(json.dumps(point)) for point in points)  # as they are handed on
+        self.points: dict[str, dict[str, Any]] = {run_name(experiment.name, point): point for point in plain}
         self.folder = Path(RUNS) / experiment.name
         kept = Path(".snakemake/storage") / storage.replace("://", "/") if storage else Path()
         self.here = self.root / kept / self.folder  # results, or copies of them
@@ -90,7 +92,7 @@ class Runs:
         a time; `time_limit` is in seconds, for each; `more` goes to Snakemake as it is. `quietly`: its
         messages go to a file.
         """
-        text = yaml.safe_dump(self._config(time_limit), allow_unicode=True)
+        text = yaml.safe_dump(self._config(time_limit))
         # One for each set of runs: on a cluster every job reads it again.
         file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:10]}.yaml"
         command = [sys.executable, "-m", "snakemake", "notebooks", "--configfile", str(file)]
@@ -99,9 +101,7 @@ class Runs:
         try:
             self.place.note_versions()
             (self.root / self.folder).mkdir(parents=True, exist_ok=True)
-            private = self.root / f"{file}.{os.getpid()}"
-            private.write_text(text, "utf-8")
-            os.replace(private, self.root / file)
+            write_whole(self.root / file, text)
             log = self.log.open("wb") if quietly else None
         except OSError as error:
             raise CannotWrite(f"{self.root / self.folder} cannot be written to: {error.strerror}") from error
@@ -169,10 +169,14 @@ class Runs:
             return False
         (present,) = json.loads(found.stdout).values()
         return all(
-            json.loads(self.executed(run).read_text("utf-8"))["metadata"].get("sources")
-            == present | {"parameters": point}
+            read_executed(self.executed(run))["metadata"].get("sources") == present | {"parameters": point}
             for run, point in self.points.items()
         )
+
+    def take_away_damaged(self, say: Callable[[str], Any]) -> None:
+        """Deletes what is there of these runs and cannot be read, and says so."""
+        if not self.storage:
+            take_away_damaged(map(self.executed, self.points), say)
 
     def finished(self) -> dict[str, str]:
         """Runs that ended since the start: "done" or "failed"."""
@@ -201,11 +205,13 @@ class Runs:
             said = re.findall(rf"(?m)^{re.escape(run)}: failed: (.*)$", self.messages())
             unsaid = "interrupted, killed, out of memory, or never started"
             return Failure("Lost", said[-1] if said else unsaid, None)
-        failure = json.loads(self.failed(run).read_text("utf-8"))["metadata"]["failure"]
+        kept = str(self.failed(run).relative_to(self.root))
+        try:
+            failure = failure_in(self.failed(run))
+        except Damaged as damage:
+            return Failure("Lost", str(damage), kept)
         where = f"in cell {failure['cell']}: " if failure["cell"] else ""
-        return Failure(
-            failure["error"], f"{where}{failure['message']}", str(self.failed(run).relative_to(self.root))
-        )
+        return Failure(failure["error"], f"{where}{failure['message']}", kept)
 
     def messages(self) -> str:
         """What Snakemake said in the last quiet run."""
@@ -257,9 +263,12 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def stored(
-    root: Path, experiment: str, storage: str | None = None
-) -> Iterator[tuple[str, nbformat.NotebookNode]]:
-    """All runs of an experiment, (name, notebook): those in the checkout `root`, or in `storage`."""
+    root: Path, experiment: str, say: Callable[[str], Any], storage: str | None = None
+) -> Iterator[tuple[str, Executed]]:
+    """All runs of an experiment, (name, notebook): those in the checkout `root`, or in `storage`.
+
+    Damaged ones are left out, and what is wrong with them goes to `say`.
+    """
     from papermill.iorw import papermill_io
 
     folder = f"{RUNS}/{experiment}"
@@ -269,6 +278,12 @@ def stored(
         executed = map(str, (root / folder / "notebooks").glob("*.ipynb"))
     failed = map(str, (root / folder / "failed").glob("*.ipynb"))
     for path in [*sorted(executed), *sorted(failed)]:
-        content = papermill_io.read(path)
-        text = content if isinstance(content, str) else "\n".join(content)
-        yield Path(path).stem, nbformat.reads(text, as_version=4)
+        try:
+            if storage and path.startswith(storage):
+                content = papermill_io.read(path)
+                text = content if isinstance(content, str) else "\n".join(content)
+                yield Path(path).stem, checked(path, text)
+            else:
+                yield Path(path).stem, read_executed(Path(path))
+        except Damaged as damage:
+            say(f"{damage}.")

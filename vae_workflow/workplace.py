@@ -15,6 +15,8 @@ from typing import Any
 
 from vae_lab.records import DATA_FILES, DATA_SYSTEM
 
+from .files import write_whole
+
 RUNS = "build/runs"  # the folder of all runs that are no part of the book, one folder for each notebook
 PARENT = "VAE_LAB_PARENT"  # the environment variable that names the process to end with, for the Snakefile
 _HERE = Path(__file__).resolve().parent
@@ -60,8 +62,8 @@ class Workplace:
     def notebooks(self) -> dict[str, Path]:
         """All notebooks by name: those of the folder, and, if it is no checkout, those of the package."""
         folders = dict.fromkeys([self.lender / "notebooks", self.root / "notebooks"])
-        found = {path.stem: path for folder in folders for path in folder.glob("*.ipynb")}
-        return dict(sorted(found.items()))
+        found = [p for folder in folders for p in folder.glob("*.ipynb") if p.is_file()]
+        return dict(sorted((path.stem, path) for path in found if not path.name.startswith(".")))
 
     @property
     def lock(self) -> Path:
@@ -75,9 +77,9 @@ class Workplace:
             return
         found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
         text = "\n".join([*sorted(found, key=str.lower), ""])
-        if not self.lock.is_file() or self.lock.read_text("utf-8") != text:
+        if not self.lock.is_file() or self.lock.read_bytes() != text.encode():
             self.lock.parent.mkdir(parents=True, exist_ok=True)
-            self.lock.write_text(text, "utf-8")
+            write_whole(self.lock, text)
 
 
 def absent(parameters: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,141 @@
+"""Executed notebooks as they lie on a disk: read whole, or called damaged, and then as good as absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, glued, recorded
+
+
+class Damaged(ValueError):
+    """A file of this workflow that cannot be read; the message names it, and says why."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path} is damaged, and counts as absent ({reason})")
+
+
+@with_config(extra="allow")
+class Claim(TypedDict):
+    sentence: str
+    value: Any
+    holds: bool
+
+
+@with_config(extra="allow")
+class Origin(TypedDict):
+    parameters: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, Any]]
+
+
+@with_config(extra="allow")
+class Failure(TypedDict):
+    cell: int
+    error: str
+    message: str
+
+
+@with_config(extra="allow")
+class Output(TypedDict):
+    output_type: str
+    data: NotRequired[dict[str, Any]]
+    metadata: NotRequired[dict[str, Any]]
+
+
+@with_config(extra="allow")
+class Cell(TypedDict):
+    cell_type: str
+    source: str | list[str]
+    outputs: NotRequired[list[Output]]
+
+
+@with_config(extra="allow")
+class Papermill(TypedDict):
+    parameters: NotRequired[dict[str, Any]]
+
+
+@with_config(extra="allow")
+class Metadata(TypedDict):
+    papermill: NotRequired[Papermill]
+    sources: NotRequired[dict[str, Any]]
+    failure: NotRequired[Failure]
+
+
+@with_config(extra="allow")
+class Executed(TypedDict):
+    """An executed notebook: as much of its form as anybody here relies on."""
+
+    nbformat: int
+    metadata: Metadata
+    cells: list[Cell]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def checked(path: Path | str, content: str | bytes) -> Executed:
+    """The `content` of an executed notebook that lies at `path`. Raises `Damaged`."""
+    try:
+        notebook: Executed = _adapter(Executed).validate_json(content)
+        _adapter(list[Claim]).validate_python(recorded(notebook, CLAIM_MIME))
+        _adapter(list[Origin]).validate_python(recorded(notebook, PROVENANCE_MIME))
+        glued(notebook)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Damaged(path, f"{place}: {first['msg']}" if place else first["msg"]) from error
+    except (KeyError, TypeError, AttributeError) as error:  # a number of the text without its name
+        raise Damaged(path, f"{type(error).__name__}: {error}") from error
+    return notebook
+
+
+def read_executed(path: Path) -> Executed:
+    """The executed notebook at `path`. Raises `Damaged`, also where there is none."""
+    try:
+        return checked(path, path.read_bytes())
+    except OSError as error:
+        raise Damaged(path, error.strerror or str(error)) from error
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims that the job `claims` collected at `path`. Raises `Damaged`."""
+    try:
+        claims: list[Claim] = _adapter(list[Claim]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise Damaged(path, error.strerror or str(error)) from error
+    except ValidationError as error:
+        raise Damaged(path, error.errors()[0]["msg"]) from error
+    return claims
+
+
+def failure_in(path: Path) -> Failure:
+    """What went wrong in a notebook that was kept at `path`. Raises `Damaged`."""
+    failure = read_executed(path)["metadata"].get("failure")
+    if failure is None:
+        raise Damaged(path, "it does not say what failed")
+    return failure
+
+
+def take_away_damaged(
+    paths: Iterable[Path], say: Callable[[str], Any], read: Callable[[Path], Any] = read_executed
+) -> None:
+    """Deletes the files among `paths` that `read` calls damaged, and names them, so that they are made again.
+
+    Snakemake takes any file for a result.
+    """
+    for path in paths:
+        if path.is_symlink() or path.exists():
+            try:
+                read(path)
+            except Damaged as damage:
+                say(f"{damage}; it is made again.")
+                with suppress(OSError):  # Snakemake will say why it cannot be replaced
+                    path.unlink()
