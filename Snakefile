@@ -24,6 +24,7 @@ from snakemake.exceptions import WorkflowError
 
 if (Path(workflow.basedir) / "vae_workflow").is_dir():  # in a checkout, the one that is beside this file
     sys.path.insert(0, workflow.basedir)
+from vae_workflow.executed import read_claims, take_away_damaged
 from vae_workflow.execution import summary
 from vae_workflow.jobs import stop_with
 from vae_workflow.pages import BEHIND_ALL_PAGES, PDF, page_files
@@ -66,6 +67,12 @@ EXECUTED = f"build/{NAME}/notebooks/{{notebook}}.ipynb"
 INDEX = f"{OUTPUT}/_build/html/index.html"
 CLAIMS = f"build/{NAME}/claims.json"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
+
+# Also before a dry run, which then says what would run. The command line sees to its own runs.
+if workflow.is_main_process and PARENT not in os.environ:
+    complain = lambda text: print(text, file=sys.stderr)
+    take_away_damaged(map(Path, expand(EXECUTED, notebook=NOTEBOOKS)), complain)
+    take_away_damaged([Path(CLAIMS)], complain, read_claims)
 
 # `exec` makes the job a child of Snakemake itself, whose death it watches for (see vae_workflow/jobs.py).
 JOB = "exec {sys.executable:q} -m vae_workflow.jobs"

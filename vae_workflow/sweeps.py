@@ -174,7 +174,10 @@ class Runs:
         )
 
     def take_away_damaged(self, say: Callable[[str], Any]) -> None:
-        """Deletes what is there of these runs and cannot be read, and says so."""
+        """Deletes what is there of these runs and cannot be read, and says so.
+
+        In a storage, it would have to be fetched for that.
+        """
         if not self.storage:
             take_away_damaged(map(self.executed, self.points), say)
 

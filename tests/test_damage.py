@@ -1,0 +1,161 @@
+"""Results that are damaged, letters that a terminal lacks, and temporary folders that are none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import VALUE, WAIT, Checkout
+
+from vae_workflow.cli import FAILED
+from vae_workflow.executed import Damaged, read_executed
+
+
+def around(*cells: object) -> str:
+    return json.dumps({"nbformat": 4, "metadata": {}, "cells": cells})
+
+
+def with_output(output: object) -> str:
+    return around({"cell_type": "code", "source": "", "outputs": [output]})
+
+
+HALF_A_CLAIM = {"application/vnd.vae-lab.claim+json": {"sentence": "Half"}}
+DAMAGED = {
+    "empty": "",
+    "cut": '{"cells": [{"cell_type": "code"',
+    "text": "not JSON",
+    "list": "[]",
+    "null": "null",
+    "object": "{}",
+    "cells": '{"nbformat": 4, "metadata": {}, "cells": 3}',
+    "cell": around("code"),
+    "outputs": with_output(1),
+    "claim": with_output({"output_type": "display_data", "data": HALF_A_CLAIM}),
+    "number": with_output({"output_type": "display_data", "data": {}, "metadata": {"scrapbook": {}}}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_notebook_is_named_with_the_reason(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.ipynb"
+    path.write_text(content)
+    with pytest.raises(Damaged, match=r"run.ipynb is damaged, and counts as absent \("):
+        read_executed(path)
+
+
+def test_damaged_runs_are_made_again(checkout: Checkout) -> None:
+    checkout.notebooks(one=VALUE)
+    assert checkout.vae_lab("sweep", "one", "-p", "seed=0:2").returncode == 0
+    folder = checkout.folder / "build/runs/one"
+    cut, whole = sorted((folder / "notebooks").iterdir())
+    cut.write_bytes(cut.read_bytes()[:500])
+    (folder / "failed").mkdir(exist_ok=True)
+    (folder / "failed/one--0.ipynb").write_text("{}")
+    for command, code in (("results", 0), ("claims", FAILED)):
+        shown = checkout.vae_lab(command, "one")
+        assert shown.returncode == code and "Traceback" not in shown.stderr, shown.stderr
+        for path in (cut.name, "one--0.ipynb"):
+            assert f"{path} is damaged" in "".join(shown.stderr.split("\n")), command
+    before = whole.stat().st_mtime_ns
+    again = checkout.vae_lab("sweep", "one", "-p", "seed=0:2")
+    assert again.returncode == 0, again.stderr
+    assert f"{cut.name} is damaged" in again.stderr and "1 ran, 1 done before" in again.stderr
+    assert whole.stat().st_mtime_ns == before
+    read_executed(cut)
+
+
+def test_the_books_jobs_make_damaged_results_again(checkout: Checkout) -> None:
+    checkout.notebooks(one=VALUE, two=VALUE)
+    checkout.succeeds()
+    executed, claims = (
+        checkout.folder / "build/book" / name for name in ("notebooks/one.ipynb", "claims.json")
+    )
+    executed.write_text("")
+    claims.write_text("[{")
+    shown = checkout.vae_lab("claims")
+    assert shown.returncode == FAILED
+    assert "claims.json is damaged" in shown.stderr and "make book" in shown.stderr
+    assert checkout.succeeds() == {"one"}
+    assert json.loads(claims.read_text()) == []
+
+
+# Output
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"LC_ALL": "C"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_any_encoding_will_do(
+    checkout: Checkout, encoding: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Letters that it lacks are written as numbers, and files are UTF-8 anyway."""
+    checkout.notebooks(one=CLAIM)
+    path = checkout.folder / "notebooks/one.ipynb"
+    path.write_text(path.read_text("utf-8").replace("Chapter one", "The ε-ablation 🎲"), "utf-8")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    for name, value in encoding.items():
+        monkeypatch.setenv(name, value)
+    for words in (
+        ("list",),
+        ("list", "one", "--json"),
+        ("run", "one"),
+        ("claims", "one"),
+        ("--help",),
+        ("results", "one", "--json"),
+    ):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("vae-lab"), *words], cwd=checkout.folder, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode("latin-1")
+        if "--json" in words:
+            json.loads(done.stdout.decode("ascii"))
+    assert checkout.run().returncode == 0
+    (claim,) = json.loads((checkout.folder / "build/book/claims.json").read_text("utf-8"))
+    assert claim["sentence"] == "ε is small 🎲."
+
+
+CLAIM = """from IPython.display import display
+claim = {"sentence": "ε is small 🎲.", "value": "σ", "holds": True, "evidence": "–"}
+display({"text/plain": "ε", "application/vnd.vae-lab.claim+json": claim}, raw=True)"""
+
+
+# Temporary folders
+
+
+def test_a_killed_job_leaves_nothing_for_ever(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout.notebooks(one="if seed:\n" + "".join(f"    {line}\n" for line in WAIT.splitlines()))
+    (temporary := tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with checkout.command("sweep", "one", "-p", "seed=1"):
+        kernel, job = checkout.waiting()
+        job.kill()
+        job.wait(20)
+    kernel.wait(20)
+    assert list(temporary.glob("vae-lab-*")), "the killed job left its sockets"
+    assert checkout.vae_lab("sweep", "one").returncode == 0
+    assert not list(temporary.glob("vae-lab-*"))
+
+
+@pytest.mark.parametrize("folder", ["x" * 100, "missing", "a file"])
+def test_any_tmpdir_will_do(
+    checkout: Checkout, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout.notebooks(one=VALUE)
+    temporary = tmp_path / folder
+    if folder == "a file":
+        temporary.touch()
+    elif folder != "missing":
+        temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    run = checkout.vae_lab("run", "one")
+    assert run.returncode == 0, run.stderr
