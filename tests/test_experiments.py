@@ -9,6 +9,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from chapters import NOTEBOOKS
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -21,7 +22,6 @@ from vae_workflow.settings import MOST_RUNS, grid, split
 from vae_workflow.tables import results
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = """\
 epochs: PositiveInt = 20  # passes over the data
 rate: PositiveFloat = 1e-3

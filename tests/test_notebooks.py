@@ -13,12 +13,12 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from chapters import NOTEBOOKS
 from pages import code, sections
 
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

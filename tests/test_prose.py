@@ -10,9 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chapters import NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md"), ROOT / "README.md"])
+FILES = sorted([*NOTEBOOKS, *(ROOT / "book").glob("*.md"), ROOT / "README.md"])
 
 NUMBER = r"(?<![\w.])\d[\d,]*"
 UNITS = "per cent|nats?|bits|times|-?fold|seconds?|s|minutes?|hours?|points?|standard errors?"

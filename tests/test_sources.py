@@ -4,12 +4,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chapters import NOTEBOOKS as CHAPTERS
 from nbformat.v4 import new_code_cell, new_notebook
 
 from vae_workflow.sources import files_of, fingerprint, imports
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(autouse=True)

@@ -105,19 +105,26 @@ def validate(allowed: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any])
     for name, value in values.items():
         if name not in allowed:
             nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)[0]
-            problems.append(f"{name} = {value!r}: no such parameter; did you mean {nearest}?")
+            problems.append(f"{name} = {_shown(value)}: no such parameter; did you mean {nearest}?")
             continue
         try:
             converted[name] = allowed[name].validate_python(value)
         except ValidationError as error:
-            problems.append(f"{name} = {value!r}: {'; '.join(detail['msg'] for detail in error.errors())}")
+            faults = "; ".join(detail["msg"] for detail in error.errors())
+            problems.append(f"{name} = {_shown(value)}: {faults}")
             continue
         if _loses_truth(value, converted[name]):
             problems.append(f"{name} = {value}: expected {describe(allowed[name])}, not a truth value")
-        problems += [f"{name} = {value!r}: {fault}" for fault in _faults(converted[name])]
+        problems += [f"{name} = {_shown(value)}: {fault}" for fault in _faults(converted[name])]
     if problems:
         raise ParameterError(problems, allowed)
     return converted
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, and no more than a line of it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} letters)"
 
 
 def _loses_truth(value: Any, converted: Any) -> bool:

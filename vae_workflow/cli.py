@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from .experiments import Experiment, NotAnExperiment, read_experiment
 from .files import write_all, write_whole
 from .forks import LISTS, CannotList, fault_in_name, fault_of_file, listed, text_of_fork
 from .settings import grid
-from .sweeps import Busy, CannotWrite, Runs, delete_runs, folders_of_runs, lock_of, stored
+from .sweeps import Busy, CannotRead, CannotWrite, Runs, delete_runs, folders_of_runs, lock_of, stored
 from .tables import as_csv, as_parquet, column, results
 from .workplace import RUNS, Workplace
 
@@ -107,6 +108,16 @@ def find(name: str) -> Experiment:
         refuse(str(error))
 
 
+def check_where(storage: str | None, executor: str | None = None) -> None:
+    """Refuses what is no URL of a storage, and what is no name of an executor."""
+    if storage is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S+", storage):
+        refuse(f"{storage!r} is no storage; write a URL, such as s3://bucket/folder")
+    if executor is not None and not re.fullmatch(r"[a-z][a-z0-9-]*", executor):
+        refuse(f"{executor!r} names no executor; they are called slurm, kubernetes, …")
+    if executor == "kubernetes" and not storage:
+        refuse("Nothing is shared with Kubernetes but a storage: say which, by --storage s3://bucket/folder")
+
+
 def points_of(one: Experiment, settings: Sequence[str], several: bool = False) -> list[dict[str, Any]]:
     """`grid`, whose complaints are the user's to read."""
     try:
@@ -118,8 +129,8 @@ def points_of(one: Experiment, settings: Sequence[str], several: bool = False) -
 @app.command("list")
 def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
     """The notebooks, the question of each, and its parameters: default, allowed values, meaning."""
-    found = [find(name)] if name else []
-    for each in names() if not name else ():
+    found = [find(name)] if name is not None else []
+    for each in names() if name is None else ():
         try:
             found.append(read_experiment(workplace().notebooks()[each], workplace().root))
         except NotAnExperiment as error:
@@ -138,7 +149,7 @@ def list_notebooks(name: OptionalName = None, as_json: AsJson = False) -> None:
         return
     for one in found:
         out.print(f"[bold]{escape(one.name)}[/]  {escape(one.question)}", highlight=False)
-        if name:
+        if name is not None:
             rows = [(p.name, repr(p.default), p.allowed, p.meaning) for p in one.parameters.values()]
             out.print(as_table(rows, "parameter", "default", "allowed", "meaning"))
         else:
@@ -233,8 +244,7 @@ def sweep(
     0:10 means 0, 1, …, 9. What comes after `--` goes to Snakemake.
     """
     one = find(name)
-    if executor == "kubernetes" and not storage:
-        refuse("Nothing is shared with Kubernetes but a storage: say which, by --storage s3://bucket/folder")
+    check_where(storage, executor)
     runs = Runs(workplace(), one, points_of(one, settings, several=True), storage)
     options: dict[str, Any] = {"cores": cores, "executor": executor, "time_limit": time_limit}
     if dry_run:
@@ -259,7 +269,11 @@ def show_results(
 ) -> None:
     """All runs of a notebook as one table: parameters, claims, numbers of the text, provenance."""
     one = find(name)
-    table = results(stored(workplace().root, name, say, storage), one)
+    check_where(storage)
+    try:
+        table = results(stored(workplace().root, name, say, storage), one)
+    except CannotRead as error:
+        refuse(str(error))
     if table.empty:
         refuse(f"{name} has no runs yet; `vae-lab run {name}` makes one.", FAILED)
     try:
@@ -290,7 +304,7 @@ def show_results(
 @app.command()
 def claims(name: OptionalName = None, as_json: AsJson = False) -> None:
     """The claims of the book, or of all runs of a notebook. Exit code 1 if one does not hold."""
-    if name:
+    if name is not None:
         table = claims_in(results(stored(workplace().root, name, say), find(name)))
     else:
         import pandas as pd
@@ -330,8 +344,7 @@ def fork(
     if book:
         needs_checkout("A chapter of the book", f"Without --book, {new} is a notebook that you can run.")
     try:
-        lists = {path: (root / path).read_text("utf-8") for path in LISTS if book}
-        files = listed(lists, name, new, defaults)
+        files = listed({p: (root / p).read_text("utf-8") for p in LISTS if book}, name, new, defaults)
         # The notebook comes last: without it, the same command may be given again.
         files[f"notebooks/{new}.ipynb"] = text_of_fork(one, new, defaults, root)
         (root / "notebooks").mkdir(exist_ok=True)
@@ -380,8 +393,7 @@ def main() -> None:
     try:
         app()
     except OSError as error:  # of the terminal's, or of a folder that has gone; the commands see to their own
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"vae-lab: {where}{error.strerror or error}")
+        sys.exit(f"vae-lab: {error}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class Experiment:
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """The notebook at `path`, in the newest format, whose cells have ids. Raises `NotAnExperiment`."""
     try:
-        return notebook_of(path.read_text("utf-8-sig"))
+        return notebook_of(path.read_text("utf-8"))
     except OSError as error:
         raise NotAnExperiment(f"{path.name} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # nbformat raises many
@@ -92,6 +92,8 @@ def notebook_of(text: str) -> nbformat.NotebookNode:
         notebook = nbformat.v4.upgrade(nbformat.reads(text, as_version=4))
         for number, cell in enumerate(notebook.cells):  # the same ones, whenever it is read
             cell.setdefault("id", f"cell-{number}")
+            if cell.cell_type == "code":
+                cell.update({"outputs": cell.get("outputs", []), "execution_count": None})
         _, notebook = nbformat.validator.normalize(notebook)
         nbformat.validate(notebook)
     return notebook

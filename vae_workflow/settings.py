@@ -74,21 +74,19 @@ def grid(experiment: Experiment, settings: Sequence[str], several: bool = True) 
     problems: list[str] = []
     for setting in settings:
         name, equals, text = setting.partition("=")
-        name = name.strip()
+        name, shown = name.strip(), setting[:100]
         if not equals:
-            problems.append(f"{setting}: write name=value")
+            problems.append(f"{shown}: write name=value")
         elif name in axes:
-            problems.append(
-                f"{setting}: {name} was already given" + "; write all its values at once" * several
-            )
+            problems.append(f"{shown}: {name} was already given" + "; write all its values at once" * several)
         elif name not in experiment.parameters:
-            near = difflib.get_close_matches(name, experiment.parameters, n=1, cutoff=0.0)[0]
-            problems.append(f"{setting}: no such parameter; did you mean {near}?")
+            near = difflib.get_close_matches(name[:100], experiment.parameters, n=1, cutoff=0.0)[0]
+            problems.append(f"{shown}: no such parameter; did you mean {near}?")
         else:
             written = list(itertools.islice(split(text), MOST_RUNS + 1)) if several else [text]
             axes[name] = _values(experiment.parameters[name], written, problems, several)
             if not written:
-                problems.append(f"{setting}: no value")
+                problems.append(f"{shown}: no value")
     if problems:
         raise ParameterError(problems, {name: p.adapter for name, p in experiment.parameters.items()})
     if math.prod(map(len, axes.values())) > MOST_RUNS:

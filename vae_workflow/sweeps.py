@@ -39,6 +39,10 @@ class CannotWrite(RuntimeError):
     """The folder cannot be written to; the message says why."""
 
 
+class CannotRead(RuntimeError):
+    """The storage cannot be read; the message says why."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a run is not there, and where what there is of it is kept."""
@@ -270,13 +274,16 @@ def stored(
 ) -> Iterator[tuple[str, Executed]]:
     """All runs of an experiment, (name, notebook): those in the checkout `root`, or in `storage`.
 
-    Damaged ones are left out, and what is wrong with them goes to `say`.
+    Damaged ones are left out, and what is wrong with them goes to `say`. Raises `CannotRead`.
     """
     from papermill.iorw import papermill_io
 
     folder = f"{RUNS}/{experiment}"
     if storage:
-        executed = papermill_io.listdir(f"{storage.rstrip('/')}/{folder}/notebooks/")
+        try:
+            executed = papermill_io.listdir(f"{storage.rstrip('/')}/{folder}/notebooks/")
+        except Exception as error:  # of whatever package reads it
+            raise CannotRead(f"{storage} cannot be read: {error}") from error
     else:
         executed = map(str, (root / folder / "notebooks").glob("*.ipynb"))
     failed = map(str, (root / folder / "failed").glob("*.ipynb"))

@@ -85,7 +85,10 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+    if not isinstance(cell, str):
+        return cell
+    cell = "\n".join(cell.replace("\r\n", "\n").split("\r"))  # which CSV takes for the end of a row
+    if not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\n")):
         return cell
     try:
         float(cell)
