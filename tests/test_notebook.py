@@ -4,7 +4,7 @@ import shlex
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from vae_lab import notebook
 from vae_lab.estimators.costs import COSTS, cost
@@ -166,3 +166,48 @@ def test_the_command_survives_a_shell() -> None:
         "-y",
         "widths: [8, 4]",
     ]
+
+
+def test_types_that_pydantic_does_not_know_are_the_notebooks_own_affair() -> None:
+    class Own:
+        pass
+
+    one = Own()
+    namespace = kernel(x=(Own, None), size=("int | None", 3))
+    namespace["x"] = one
+    check_parameters(namespace)
+    assert namespace["x"] is one
+    assert describe(TypeAdapter(Annotated[Any, Field(default_factory=Own)])) == "any value"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (2**53 + 1, int),
+        (-(10**20), int),
+        (float("inf"), float),
+        (float("nan"), float),
+        (1e39, float),
+        (1e-300, PositiveFloat),
+        (5e-324, float | None),
+        ([1.0, 1e-200], list[float]),
+        ({"a": 1e300}, dict[str, float]),
+        ([True], list[int]),
+        ("\udcff", str),
+    ],
+)
+def test_what_nothing_can_compute_with_is_refused(value: Any, hint: Any) -> None:
+    namespace = kernel(x=(hint, None))
+    namespace["x"] = value
+    with pytest.raises(ParameterError, match="1 problem"):
+        check_parameters(namespace)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [(True, bool), (True, Any), (True, Literal[True, 2]), (0.0, float), (-1e18, float), (2**53, int)],
+)
+def test_what_can_be_used_is_taken(value: Any, hint: Any) -> None:
+    namespace = kernel(x=(hint, value))
+    check_parameters(namespace)
+    assert namespace["x"] == value

@@ -12,7 +12,8 @@ import importlib
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from .registry import Registry
 
@@ -83,7 +84,11 @@ class Assignment(NamedTuple):
         Who only reads a notebook must not call this: a type may be any code.
         """
         kind = eval(ast.unparse(self.hint), namespace)
-        return TypeAdapter(eval(kind, namespace) if isinstance(kind, str) else kind)
+        kind = eval(kind, namespace) if isinstance(kind, str) else kind  # a type in quotes
+        try:
+            return TypeAdapter(kind)
+        except PydanticUserError:  # a class of which it knows nothing, such as torch.dtype
+            return TypeAdapter(Any)
 
 
 def annotated(cell: ast.Module) -> list[Assignment]:
@@ -151,7 +156,10 @@ def _faults(value: Any) -> list[str]:
 
 def describe(adapter: TypeAdapter[Any]) -> str:
     """Allowed values in words, such as `integer > 0` or `one of 'digits', 'mnist-5k'`."""
-    return in_words(adapter.json_schema())
+    try:
+        return in_words(adapter.json_schema())
+    except PydanticInvalidForJsonSchema:
+        return "any value that the notebook accepts"
 
 
 def in_words(schema: Mapping[str, Any]) -> str:

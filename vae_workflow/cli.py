@@ -110,7 +110,7 @@ def find(name: str) -> Experiment:
 
 def check_where(storage: str | None, executor: str | None = None) -> None:
     """Refuses what is no URL of a storage, and what is no name of an executor."""
-    if storage is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S+", storage):
+    if storage is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://(?!.*\.\.)\S+", storage):
         refuse(f"{storage!r} is no storage; write a URL, such as s3://bucket/folder")
     if executor is not None and not re.fullmatch(r"[a-z][a-z0-9-]*", executor):
         refuse(f"{executor!r} names no executor; they are called slurm, kubernetes, …")

@@ -19,7 +19,8 @@ from vae_lab.records import parsed
 # Code that may import what no import statement names.
 HIDDEN = re.compile(r"\bimport_module\b|\b__import__\b|\bexec\(|^\s*%run\b", re.MULTILINE)
 OURS = ("vae_lab", "vae_workflow")
-_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_INSTALLED = {"site-packages", "dist-packages"}  # the folders of packages, wherever they lie
+_STANDARD = sysconfig.get_path("stdlib")
 
 
 class Code:
@@ -153,7 +154,7 @@ class Code:
     @cached_property
     def is_own(self) -> bool:
         """Whether it is a module of the notebook's author: not installed, or one that knows vae_lab."""
-        installed = any(str(self.file).startswith(f"{folder}/") for folder in _INSTALLED)
+        installed = _INSTALLED & set(self.file.parts) or self.file.is_relative_to(_STANDARD)
         return not installed or "vae_lab" in self.text
 
 

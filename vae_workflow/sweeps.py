@@ -292,8 +292,12 @@ def stored(
             if storage and path.startswith(storage):
                 content = papermill_io.read(path)
                 text = content if isinstance(content, str) else "\n".join(content)
-                yield Path(path).stem, checked(path, text)
+                found = checked(path, text)
             else:
-                yield Path(path).stem, read_executed(Path(path))
+                found = read_executed(Path(path))
         except Damaged as damage:
             say(f"{damage}.")
+        except Exception as error:  # of whatever package reads the storage
+            raise CannotRead(f"{path} cannot be read: {error}") from error
+        else:
+            yield Path(path).stem, found
