@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from checkout import VALUE, WAIT, Checkout
 
-from vae_workflow.cli import FAILED
+from vae_workflow.cli import FAILED, REFUSED
 from vae_workflow.executed import Damaged, read_executed
 
 
@@ -80,6 +81,18 @@ def test_the_books_jobs_make_damaged_results_again(checkout: Checkout) -> None:
     assert "claims.json is damaged" in shown.stderr and "make book" in shown.stderr
     assert checkout.succeeds() == {"one"}
     assert json.loads(claims.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "place", ["build", "build/runs/one", "build/runs/one/notebooks", "build/runs/one/failed", ".snakemake"]
+)
+def test_a_file_in_the_place_of_a_folder_is_named(checkout: Checkout, place: str) -> None:
+    checkout.notebooks(one=VALUE)
+    checkout.write(place, "")
+    run = checkout.vae_lab("run", "one")
+    assert run.returncode == REFUSED
+    assert re.search(rf"{place}\S* cannot be written to: (Not a directory|File exists)", run.stderr)
+    assert "Traceback" not in run.stderr
 
 
 # Output

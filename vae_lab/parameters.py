@@ -40,7 +40,7 @@ def name_of(kind: str, own: Collection[str] = (), others: bool = False) -> Any:
 
     def check(name: str) -> str:
         if name not in own and not others:
-            known()[name]
+            Registry({**known(), **dict.fromkeys(own)}, kind=known().kind)[name]  # or an error that helps
         return name
 
     def list_names(schema: dict[str, Any]) -> None:

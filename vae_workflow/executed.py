@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
@@ -129,7 +128,7 @@ def take_away_damaged(
 ) -> None:
     """Deletes the files among `paths` that `read` calls damaged, and names them, so that they are made again.
 
-    Snakemake takes any file for a result.
+    Snakemake takes any file for a result. Raises OSError, as for a folder in their place.
     """
     for path in paths:
         if path.is_symlink() or path.exists():
@@ -137,5 +136,4 @@ def take_away_damaged(
                 read(path)
             except Damaged as damage:
                 say(f"{damage}; it is made again.")
-                with suppress(OSError):  # Snakemake will say why it cannot be replaced
-                    path.unlink()
+                path.unlink()

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from .files import folder_for_sockets
 from .sources import files_of, fingerprint, unchanged
 from .workplace import Workplace
 
-NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+# Errors that say of a file of ours that it cannot be written, and nothing of the notebook.
+NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+NO_PLACE |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 class Narrator:
@@ -55,7 +58,8 @@ def execute(notebook: Path, output: Path, failed: Path, parameters: dict[str, An
     except OSError as error:
         if error.errno not in NO_PLACE:
             raise
-        run.private.unlink(missing_ok=True)
+        with suppress(OSError):
+            run.private.unlink()
         run.narrator.say(f"failed: {error.filename or output.parent} cannot be written to: {error.strerror}")
         return 1
 

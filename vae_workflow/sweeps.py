@@ -104,11 +104,13 @@ class Runs:
         self.before = self._stamps()
         try:
             self.place.note_versions()
-            (self.root / self.folder).mkdir(parents=True, exist_ok=True)
+            for part in (self.root / ".snakemake", *(self.root / self.folder / name for name in PARTS)):
+                part.mkdir(parents=True, exist_ok=True)
             write_whole(self.root / file, text)
             log = self.log.open("wb") if quietly else None
         except OSError as error:
-            raise CannotWrite(f"{self.root / self.folder} cannot be written to: {error.strerror}") from error
+            where = error.filename or self.root / self.folder
+            raise CannotWrite(f"{where} cannot be written to: {error.strerror}") from error
         self.process = subprocess.Popen(
             [*command, *more],
             cwd=self.root,
