@@ -23,6 +23,7 @@ LONG = [
     "cli",
     "workflow",
     "reliability",
+    "damage",
     "notebooks",
     "book",
     "cluster",
