@@ -1,19 +1,23 @@
 import gzip
 import hashlib
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pages import code, sections
 
 from vae_lab import load, records
-from vae_lab.data import DATASETS, Dataset
+from vae_lab.data import DATASETS, Dataset, Loaded
 from vae_lab.data import idx as module
 from vae_lab.data.idx import FASHION_MNIST, DataError, read_idx
 from vae_lab.registry import UnknownName
@@ -86,6 +90,134 @@ def test_a_loader_of_ones_own_works() -> None:
         del DATASETS["stripes"]
 
 
+# What a loader gives: a hundred images of 3 x 4 pixels, the last twenty for testing
+
+N = 100
+X = np.random.default_rng(0).random((N, 12))
+IS_TEST = np.arange(N) >= 80
+OWN = {"images": X, "labels": np.arange(N) % 3, "shape": (3, 4), "is_test": IS_TEST}
+
+
+@pytest.fixture
+def own() -> Iterator[Callable[..., Dataset]]:
+    """Loads a data set of one's own that differs from the good one."""
+
+    def loaded(binarize: str | None = None, **changes: Any) -> Dataset:
+        DATASETS["own"] = lambda: Loaded(**(OWN | changes))
+        return load("own", binarize)  # type: ignore[arg-type]
+
+    yield loaded
+    del DATASETS["own"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_test": IS_TEST.astype(int)},
+        {"is_test": torch.tensor(IS_TEST).byte()},
+        {"is_test": IS_TEST.astype(float)},
+        {"is_test": IS_TEST.tolist()},
+        {"is_test": pd.Series(IS_TEST)},
+        {"labels": OWN["labels"].astype(float)},
+        {"labels": pd.Series(OWN["labels"])},
+        {"images": pd.DataFrame(X)},
+        {"images": torch.tensor(X, requires_grad=True)},
+        {"images": X.tolist()},
+        {"images": X.astype(">f8")},
+        {"images": X.reshape(N, 3, 4)},
+        {"images": X.reshape(N, 1, 3, 4)},
+        {"images": X.reshape(N, 3, 4, 1)},
+        {"images": X.reshape(N, 3, 2, 2), "shape": (3, 2, 2)},
+    ],
+    ids=lambda changes: " ".join(f"{k} {type(v).__name__}" for k, v in changes.items()),
+)
+def test_what_can_mean_one_thing_only_is_taken(changes: dict[str, Any], own: Callable[..., Dataset]) -> None:
+    data = own(**changes)
+    torch.testing.assert_close(data.train, torch.tensor(X[:80], dtype=torch.float32))
+    torch.testing.assert_close(data.test, torch.tensor(X[80:], dtype=torch.float32))
+    assert data.train_labels.tolist() == [i % 3 for i in range(80)]
+    assert data.train_labels.dtype == torch.int64 and data.shape == changes.get("shape", (3, 4))
+
+
+BROKEN = X.copy()
+BROKEN[[2, 5], 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"is_test": np.arange(80, 100)}, r"is_test: expected a mask \(100,\).* got int64 \(20,\); np.isin"),
+        ({"is_test": np.arange(N)}, r"is_test: expected a mask \(100,\)"),
+        ({"is_test": IS_TEST[:50]}, r"is_test: expected a mask \(100,\).* got bool \(50,\)"),
+        ({"is_test": None}, "is_test: expected an array of numbers without gaps, got None"),
+        ({"is_test": IS_TEST | True}, "is_test: 100 of 100 items are for testing; both parts need 1"),
+        ({"labels": ["a", "b"] * 50}, r"labels: expected .* got <U1 \(100,\); np.unique\(labels"),
+        ({"labels": None}, r"labels: expected .* got None; .* np.zeros\(n, int\) of none"),
+        ({"labels": X[:, 0]}, r"labels: expected integers \(100,\), one for each image, got float64"),
+        ({"labels": np.arange(9)}, r"labels: expected integers \(100,\), .* got int64 \(9,\)"),
+        ({"labels": np.eye(3)[OWN["labels"]]}, r"labels: expected integers \(100,\), .* \(100, 3\)"),
+        ({"labels": np.full(N, np.nan)}, "labels: expected integers"),
+        ({"images": X[:0]}, r"images: expected .* 1 item or more, got float64 \(0, 12\)"),
+        ({"images": X[:, 0]}, r"images: expected .* got float64 \(100,\)"),
+        ({"images": X.reshape(N, 4, 3)}, r"images: expected .*\(items, 3, 4\).* got float64 \(100, 4, 3\)"),
+        ({"images": X.reshape(N, 2, 2, 3), "shape": (3, 2, 2)}, r"\(items, 3, 2, 2\).* \(100, 2, 2, 3\)"),
+        ({"images": np.ma.masked_array(X, X > 0.9)}, "images: expected an array of numbers without gaps"),
+        ({"images": [[1, 2], [3]]}, "images: expected an array of numbers without gaps, got list"),
+        ({"images": X * 1j}, "images: expected an array of numbers without gaps, got complex128"),
+        ({"images": X * 1e300}, "images: NaN, infinity or more than float32 can hold in 100 items"),
+        ({"images": BROKEN}, "images: NaN, .* in 2 items, the first is item 2"),
+        ({"images": X * 255, "binarize": "dynamic"}, r"expected values in \[0, 1\], .*span .*: x / 255; or"),
+        ({"images": (X * 255).astype(np.uint8), "binarize": "fixed"}, r"expected values in \[0, 1\]"),
+        ({"images": X - 0.5, "binarize": "dynamic"}, r"\(x \+ 0.49981\) / 0.999311; or standardise"),
+        ({"shape": (3, 5)}, r"whose product is the number of features, 12; got \(3, 5\)"),
+        ({"shape": (12,)}, r"shape is \(height, width\) or \(channels, height, width\).* got \(12,\)"),
+        ({"shape": 12}, r"shape: expected \(height, width\) or \(channels, height, width\), got 12"),
+        ({"images": np.zeros((N, 8, 8, 3)), "shape": (8, 8, 3)}, "move the channels to the front"),
+        ({"factors": {"x": X[:5, 0]}}, r"factors\['x'\]: expected finite numbers \(100,\)"),
+        ({"factors": [X[:, 0]]}, "factors: expected a dictionary"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_by_its_name(
+    changes: dict[str, Any], message: str, own: Callable[..., Dataset]
+) -> None:
+    with pytest.raises(DataError, match=f"^data set 'own': .*{message}"):
+        own(**changes)
+
+
+@pytest.mark.parametrize(
+    "given", [tuple(OWN.values()), pd.DataFrame(X), None], ids=["tuple", "frame", "None"]
+)
+def test_a_loader_gives_a_loaded(given: Any, own: Callable[..., Dataset]) -> None:
+    DATASETS["own"] = lambda: given
+    with pytest.raises(
+        DataError, match=r"'own': the loader: expected Loaded\(images, labels, shape, is_test\)"
+    ):
+        load("own")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train": torch.ones(4, 12, dtype=torch.int64)},
+            r"train: expected a float tensor .*got torch.int64",
+        ),
+        (
+            {"test": torch.rand(20, 11)},
+            r"test: expected 12 features, as in train, got torch.float32 \(20, 11\)",
+        ),
+        ({"test_labels": torch.arange(3)}, r"test_labels: expected a tensor \(20,\)"),
+        ({"train": torch.full((80, 12), 3.0), "binarize": "dynamic"}, "span 3 to 3: x / 3"),
+        ({"shape": (5, 5)}, "whose product is the number of features, 12"),
+    ],
+)
+def test_a_data_set_made_by_hand_keeps_the_contract(
+    changes: dict[str, Any], message: str, own: Callable[..., Dataset]
+) -> None:
+    with pytest.raises(DataError, match=message):
+        replace(own(), **changes)
+
+
 @pytest.mark.parametrize("name", ["mnist-5k", "sprites"])
 def test_fewer_items_are_a_fixed_choice_of_the_training_items(name: str) -> None:
     few, all_of_them = (load(name, None, items) for items in (300, None))
@@ -99,7 +231,7 @@ def test_fewer_items_are_a_fixed_choice_of_the_training_items(name: str) -> None
         assert torch.equal(few.train_factors, all_of_them.train_factors[where])
     assert torch.equal(few.test, all_of_them.test)
     assert torch.equal(load(name, None, 10**6).train, all_of_them.train)
-    with pytest.raises(ValueError, match="items is at least 1, or None for all, got 0"):
+    with pytest.raises(ValueError, match="items should be greater than or equal to 1, got 0"):
         load(name, items=0)
 
 
@@ -188,6 +320,32 @@ CORRUPT = {
 }
 
 
+def test_a_file_is_read_no_further_than_a_published_one_is_long(tmp_path: Path) -> None:
+    """Zeros compress to a thousandth: a file of a megabyte would take a gigabyte of memory."""
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(2 * module.LARGEST)))
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 2**40)
+    for name in ("bomb.gz", "sparse"):
+        with pytest.raises(
+            DataError, match="too long: more than 67,108,864 bytes, which no published file has"
+        ):
+            read_idx(tmp_path / name, DIGEST)
+
+
+def test_data_that_cannot_be_read_are_an_error_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.gz").mkdir()
+    with pytest.raises(DataError, match=r"folder\.gz: cannot be read \(Is a directory\)\. The way out"):
+        read_idx(tmp_path / "folder.gz", DIGEST, "The way out.")
+    # The superuser may read all, so the system's refusal is played.
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setenv("VAE_LAB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)\. Three ways to get it"):
+        module._load(FASHION_MNIST)
+
+
 @pytest.mark.parametrize("kind", CORRUPT)
 def test_each_corruption_has_its_own_error(kind: str, tmp_path: Path) -> None:
     content, message = CORRUPT[kind]
@@ -258,7 +416,7 @@ def test_an_interrupted_download_leaves_nothing(server: ThreadingHTTPServer, tmp
     server.cut = 40  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"the download failed.*Three ways to get it: set VAE_LAB_DATA"):
         module._load(server.files)  # type: ignore[attr-defined]
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert not list((tmp_path / "cache").rglob(FASHION_MNIST.name)), "a folder would count as the data"
 
 
 def test_the_folder_in_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import records
-from .contract import Loaded, dataset
+from .contract import DataError, Loaded, dataset
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ MNIST = _Files(
 )
 
 
-class DataError(ValueError):
-    """A data file that is missing, truncated or foreign; the message names the ways to get it."""
+LARGEST = 2**26  # bytes of a decompressed file; the largest published one has 47,040,016
 
 
 def read_idx(path: Path, sha256: str, ways: str = "") -> np.ndarray:
@@ -65,12 +66,15 @@ def read_idx(path: Path, sha256: str, ways: str = "") -> np.ndarray:
         return DataError(f"{path}: {what}. {ways}".rstrip())
 
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         what = "a truncated gzip file" if isinstance(error, EOFError) else "not a gzip file, or a damaged one"
         raise wrong(f"{what} ({error})") from error
+    except OSError as error:
+        raise wrong(f"cannot be read ({error.strerror})") from error
+    if len(content) > LARGEST:
+        raise wrong(f"too long: more than {LARGEST:,} bytes, which no published file has")
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise wrong(f"not an IDX file of bytes: it starts with {content[:4].hex(' ')}, not 00 00 08")
     axes = content[3]
@@ -79,7 +83,7 @@ def read_idx(path: Path, sha256: str, ways: str = "") -> np.ndarray:
         if len(content) >= 4 + 4 * axes
         else ()
     )
-    expected = 4 + 4 * axes + int(np.prod(shape, dtype=np.int64))
+    expected = 4 + 4 * axes + math.prod(shape)
     if not shape or len(content) != expected:
         how = "truncated" if not shape or len(content) < expected else "too long"
         raise wrong(
@@ -101,8 +105,13 @@ def _find(files: _Files, name: str) -> tuple[Path, str]:
     )
     for folder in map(Path, filter(None, (own, records.DATA_SYSTEM))):
         for candidate in (folder / files.name / f"{name}.gz", folder / files.name / name):
-            if candidate.is_file():
-                return candidate, ways
+            try:
+                candidate.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise DataError(f"{candidate}: cannot be read ({error.strerror}). {ways}") from error
+            return candidate, ways
     try:
         import pooch
     except ImportError as error:
@@ -116,6 +125,8 @@ def _find(files: _Files, name: str) -> tuple[Path, str]:
     try:
         found = pooch.retrieve(f"{files.url}{name}.gz", None, f"{name}.gz", cache)
     except (OSError, ValueError) as error:  # of requests, which pooch uses
+        with suppress(OSError):  # not empty: files of before
+            cache.rmdir()
         raise DataError(
             f"{files.name} is not on this machine, and the download failed: {error}. {ways}"
         ) from error
