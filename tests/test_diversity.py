@@ -145,12 +145,12 @@ def test_it_follows_its_seed_and_leaves_the_callers_generator() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"samples": 1}, ValueError, "at least 2 samples, got 1"),
-        ({"samples": 0}, ValueError, "at least 2 samples, got 0"),
+        ({"samples": 1}, ValueError, "samples should be greater than or equal to 2, got 1"),
+        ({"samples": 0}, ValueError, "samples should be greater than or equal to 2, got 0"),
         ({"noise": "gausian"}, UnknownName, "did you mean 'gaussian'"),
         ({"noise": ["none"] * 3}, ValueError, "noise: expected 1 value or one for each of 2 replicas, got 3"),
         ({"noise_scale": [1.0]}, ValueError, "noise_scale: expected 1 value or one for each of 2"),
-        ({"seed": [1, 2, 3]}, ValueError, "expected 1 seed or one for each of 2 replicas, got 3"),
+        ({"seed": [1, 2, 3]}, ValueError, "seed: expected 1 value or one for each of 2 replicas, got 3"),
         ({"x": items(7, 4)}, ValueError, "features=5, but the items have 4"),
     ],
 )
@@ -461,8 +461,11 @@ BROKEN[[2, 5], 1] = math.nan
             r"generated: expected .* with 6 items or more, got .* \(5, 3\)",
         ),
         (lambda: manifold_scores(BROKEN, GOOD), "real holds NaN or infinity in 2 items"),
-        (lambda: manifold_scores(GOOD, GOOD, 0), "k is at least 1, got 0"),
-        (lambda: mutual_information(posterior(1, 4, 2), samples=0), "samples is at least 1, got 0"),
+        (lambda: manifold_scores(GOOD, GOOD, 0), "k should be greater than or equal to 1, got 0"),
+        (
+            lambda: mutual_information(posterior(1, 4, 2), samples=0),
+            "samples should be greater than or equal to 1, got 0",
+        ),
         (lambda: active_units(posterior(1, 1, 2)), r"2 items or more, got DiagonalNormal \(1, 1, 2\)"),
         (
             lambda: kl_per_latent(DiagonalNormal(GOOD, GOOD)),
@@ -471,7 +474,7 @@ BROKEN[[2, 5], 1] = math.nan
         (lambda: mutual_information(torch.zeros(2)), "expected a DiagonalNormal .* got Tensor; vae.encoder"),
         (
             lambda: kl_per_latent(DiagonalNormal(BROKEN[None], GOOD[None], validate_args=False)),
-            "a mean or a log sigma that is NaN or infinite",
+            "a mean or a log sigma that is NaN, infinite",
         ),
     ],
 )

@@ -389,11 +389,13 @@ def test_fit_keeps_sigma_the_same_for_all_items_and_a_given_noise_variance() -> 
         assert fixed.all() if noise_variance else not fixed.any()
 
 
-def test_a_saved_linear_vae_comes_back_as_a_vae(tmp_path: Path) -> None:
+def test_a_saved_linear_vae_comes_back_as_one(tmp_path: Path) -> None:
     vae, x = some_vae(sigma=[0.3, None, 2.0], noise_variance=0.5), items(9, 6)
     vae.maximise(x, steps=5)
     save_model(vae, tmp_path / "model.safetensors")
     again = load_model(tmp_path / "model.safetensors")
+    assert type(again) is LinearVAE and again.config == vae.config
+    assert not again.decoder.log_scale.requires_grad, "its noise variance is still fixed"  # type: ignore[union-attr]
     q, same = vae.encoder(x), again.encoder(x)
     assert torch.equal(q.mu, same.mu) and torch.equal(q.sigma, same.sigma)
     for name in ("mean", "stddev"):
@@ -418,7 +420,7 @@ def test_one_setting_or_one_for_each_replica() -> None:
     for settings in ({"beta": torch.ones(3)}, {"eps_variance": [1.0]}, {"decoder_l2": [0.1] * 4}):
         with pytest.raises(ValueError, match="expected 1 value or one for each of 2 replicas"):
             vae.maximise(x, **settings)
-    with pytest.raises(ValueError, match="noise_variance is positive and finite, or None, got 0"):
+    with pytest.raises(ValueError, match="noise_variance should be greater than 0, got 0"):
         LinearVAE(6, 2, noise_variance=0)
 
 

@@ -35,21 +35,37 @@ def test_linear_starts_like_torchs() -> None:
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_convolution_equals_torchs_for_every_replica_and_shape(up: bool) -> None:
-    layer = Convolution(2, 3, 6, Streams([0, 1], "weights"), up=up)
-    x = torch.randn(5, 2, 4, 2 * 6 * 6)
+@pytest.mark.parametrize("size", [(6, 6), (12, 8), (5, 7)])
+def test_convolution_equals_torchs_for_every_replica_and_shape(up: bool, size: tuple[int, int]) -> None:
+    layer = Convolution(2, 3, size, Streams([0, 1], "weights"), up=up)
+    small = size[0] // 2, size[1] // 2
+    seen, made = (small, size) if up else (size, small)
+    x = torch.randn(5, 2, 4, 2 * seen[0] * seen[1])
+    odd = {"output_padding": [n % 2 for n in size]} if up else {}
     single = torch.nn.functional.conv_transpose2d if up else torch.nn.functional.conv2d
     shape = (2, 3, 4, 4) if up else (3, 2, 4, 4)
     for r in range(2):
         for n in range(5):
-            images, kernels = x[n, r].unflatten(1, (2, 6, 6)), layer.weight[r].reshape(shape)
-            expected = single(images, kernels, layer.bias[r, 0], stride=2, padding=1)
-            assert expected.shape == (4, 3, *((12, 12) if up else (3, 3)))
+            images, kernels = x[n, r].unflatten(1, (2, *seen)), layer.weight[r].reshape(shape)
+            expected = single(images, kernels, layer.bias[r, 0], stride=2, padding=1, **odd)
+            assert expected.shape == (4, 3, *made)
             torch.testing.assert_close(layer(x)[n, r], expected.flatten(1))
     torch.testing.assert_close(layer(x[0]), layer(x)[0])
     torch.testing.assert_close(layer(x[0, 0])[0], layer(x)[0, 0])
     # Every output sees 4 inputs of a channel on the way up, 16 on the way down (fewer at the edge).
     assert layer.weight.abs().max() <= (2 * (4 if up else 16)) ** -0.5
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8), (5, 7), (1, 12), (3, 2, 5), (1, 1, 1)])
+def test_images_of_any_shape_go_through_convolutions(shape: tuple[int, ...]) -> None:
+    features = math.prod(shape)
+    vae = VAE(features, 2, (7,), replicas=3, channels=(3, 2), shape=shape)
+    x = torch.rand(4, features)
+    p = vae.decoder(vae.encoder(x).rsample((6,)))
+    assert (p.batch_shape, p.event_shape) == ((6, 3, 4), (features,))
+    p.log_prob(x).sum().backward()
+    assert all(parameter.grad.any() for parameter in vae.parameters())
+    assert VAE(**vae.config).config == vae.config
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
@@ -72,7 +88,7 @@ def test_convolutional_shapes(likelihood: str, channels: tuple[int, ...], hidden
 @pytest.mark.parametrize("shift", [2, 4])
 def test_an_encoding_convolution_moves_with_the_image(shift: int) -> None:
     """Pixels are laid out as rows of an image: moved by 2 pixels, the features move by 1."""
-    layer = Convolution(1, 1, 12, Streams([0], "weights"))
+    layer = Convolution(1, 1, (12, 12), Streams([0], "weights"))
     image = torch.zeros(12, 12)
     image[3:5, 3:5] = 1
     before, after = (layer(m.reshape(1, -1)).reshape(6, 6) for m in (image, image.roll(shift, dims=1)))
@@ -161,20 +177,21 @@ def test_config_makes_the_model_again(activation: str, latent: Latent) -> None:
 
 
 def test_bad_arguments_say_what_was_expected() -> None:
-    with pytest.raises(ValueError, match="likelihood is one of bernoulli, gaussian, got 'poisson'"):
+    with pytest.raises(ValueError, match="likelihood should be 'bernoulli' or 'gaussian', got 'poisson'"):
         VAE(5, likelihood="poisson")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="latent is one of normal, bernoulli, got 'binary'"):
+    with pytest.raises(ValueError, match="latent should be 'normal' or 'bernoulli', got 'binary'"):
         VAE(5, latent="binary")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="latents is at least 1, got 0"):
+    with pytest.raises(ValueError, match="latents should be greater than or equal to 1, got 0"):
         VAE(5, latents=0)
-    with pytest.raises(ValueError, match="hidden is at least 1, got -3"):
+    with pytest.raises(ValueError, match=r"hidden\[1\] should be greater than or equal to 1"):
         VAE(5, hidden=(4, -3))
-    with pytest.raises(ValueError, match="channels is at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"channels\[1\] should be greater than or equal to 1"):
         VAE(64, channels=(2, 0))
-    for features in (60, 36, 49):
-        with pytest.raises(ValueError, match=rf"features={features} is not the square of a multiple of 4"):
-            VAE(features, channels=(2, 2))
-    with pytest.raises(ValueError, match="expected 1 seed or one for each of 3 replicas, got 2"):
+    with pytest.raises(ValueError, match=r"features=60 is no square: give shape=\(height, width\)"):
+        VAE(60, channels=(2, 2))
+    with pytest.raises(ValueError, match=r"whose product is the number of features, 60; got \(3, 5\)"):
+        VAE(60, shape=(3, 5))
+    with pytest.raises(ValueError, match="seed: expected 1 value or one for each of 3 replicas, got 2"):
         VAE(5, replicas=3, seed=[1, 2])
     with pytest.raises(UnknownName, match="did you mean 'relu'"):
         VAE(5, activation="rellu")

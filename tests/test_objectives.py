@@ -115,7 +115,10 @@ def test_evaluation_does_not_depend_on_the_noise_that_was_trained_with() -> None
         (torch.rand(0, 5), r"got torch.float32 \(0, 5\)"),
         (torch.ones(4, 5, dtype=torch.int64), "got torch.int64"),
         (torch.tensor([[0.0] * 5, [math.nan] * 5, [math.inf] * 5]), "in 2 items, the first is item 1"),
-        (2 * torch.ones(4, 5), r"values in \[0, 1\], got \[2, 2\]; rescale the data, or use likelihood='gau"),
+        (
+            2 * torch.ones(4, 5),
+            r"values in \[0, 1\], got \[2, 2\]; scale the data, which span 2 to 2: x / 2, or standardise",
+        ),
     ],
 )
 def test_data_that_do_not_fit_are_refused(x: torch.Tensor, message: str) -> None:
@@ -138,7 +141,7 @@ def test_items_take_the_models_precision() -> None:
 
 
 def test_importance_samples_are_positive() -> None:
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="importance_samples should be greater than or equal to 1, got 0"):
         evaluate(VAE(5, 2), torch.rand(4, 5), importance_samples=0)
 
 

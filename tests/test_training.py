@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import f
 
-from vae_lab import ESTIMATORS, VAE, NotApplicable, elbo, evaluate, fit, load
+from vae_lab import ESTIMATORS, VAE, DiagonalNormal, NotApplicable, elbo, evaluate, fit, load
 from vae_lab.data import Dataset
 from vae_lab.registry import UnknownName
 from vae_lab.vae import files
@@ -253,28 +255,40 @@ def test_without_noise_the_report_is_better_and_the_honest_score_worse() -> None
             ValueError,
             "beta: expected 1 value or one for each of 2 replicas, got 3",
         ),
-        ({"seed": [1, 2, 3]}, ValueError, "expected 1 seed or one for each of 2 replicas, got 3"),
-        ({"epochs": 0}, ValueError, "epochs and batch_size are at least 1"),
-        ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"learning_rate": -1.0}, ValueError, "learning_rate is positive, got .*learning_rate=-1.0"),
-        ({"learning_rate": float("inf")}, ValueError, "learning_rate=inf"),
-        ({"test_every": -1}, ValueError, "test_every=-1"),
-        ({"beta": float("nan")}, ValueError, "beta is finite and not negative, got"),
-        ({"noise_scale": -1.0}, ValueError, "noise_scale is finite and not negative"),
-        ({"seed": -1}, ValueError, "seeds are not negative"),
+        ({"seed": [1, 2, 3]}, ValueError, "seed: expected 1 value or one for each of 2 replicas, got 3"),
+        ({"epochs": 0}, ValueError, "epochs should be greater than or equal to 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size should be greater than or equal to 1, got 0"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate should be greater than 0, got -1.0"),
+        ({"learning_rate": float("inf")}, ValueError, "learning_rate should be a finite number, got inf"),
+        ({"test_every": -1}, ValueError, "test_every should be greater than or equal to 0"),
+        ({"beta": float("nan")}, ValueError, "beta should be a finite number, got nan"),
+        ({"noise_scale": -1.0}, ValueError, "noise_scale should be greater than or equal to 0"),
+        ({"seed": -1}, ValueError, "seed should be greater than or equal to 0, got -1"),
         ({"objective": "iwea"}, UnknownName, "unknown objective 'iwea'; did you mean 'iwae'"),
         ({"estimator": "rlo"}, UnknownName, "unknown estimator 'rlo'; did you mean 'rloo'"),
-        ({"samples": 0}, ValueError, "samples is at least 1, got 0"),
+        ({"samples": 0}, ValueError, "samples should be greater than or equal to 1, got 0"),
         ({"objective": "iwae", "estimator": "rloo"}, ValueError, "objective='iwae' has its own gradient"),
         ({"objective": "iwae", "beta": [1.0, 2.0]}, ValueError, "beta weighs the KL of objective='elbo'"),
         ({"estimator": "rloo", "noise": "none"}, ValueError, "'rloo' draws z by itself"),
         ({"estimator": "rloo", "noise_scale": 0.5}, ValueError, "'rloo' draws z by itself"),
         ({"estimator": "rloo"}, NotApplicable, "n is at least 2, got 1"),
         ({"estimator": "arm"}, NotApplicable, "needs a Bernoulli, got Normal"),
+        ({"epochs": 2.0}, ValueError, "epochs should be a valid integer, got 2.0"),
+        ({"samples": 2.0}, ValueError, "samples should be a valid integer, got 2.0"),
+        ({"batch_size": "64"}, ValueError, "batch_size should be a valid integer, got '64'"),
+        ({"seed": None}, ValueError, "seed should be a valid integer, got None"),
+        ({"seed": [0, 1.5]}, ValueError, r"seed\[1\] should be a valid integer"),
+        ({"detach_sigma": "False"}, ValueError, "detach_sigma should be a valid boolean, got 'False'"),
+        ({"detach_sigma": [True, 0]}, ValueError, r"detach_sigma\[1\] should be a valid boolean"),
+        ({"beta": True}, ValueError, "beta should be a valid number, got True"),
+        ({"noise": None}, ValueError, "noise should be a valid string, got None"),
+        ({"progress": "no"}, ValueError, "progress should be a valid boolean, got 'no'"),
+        ({"vae": torch.nn.Linear(64, 4)}, TypeError, "expected a VAE, got Linear"),
         ({"data": np.zeros((9, 64))}, ValueError, "got ndarray; torch.as_tensor converts"),
-        ({"data": torch.rand(9, 64), "test_every": 1}, ValueError, "test_every needs a Dataset"),
+        ({"data": torch.rand(9, 64), "test_every": 1}, ValueError, "a Dataset has them, else give test="),
         ({"data": torch.rand(9, 63)}, ValueError, "features=64, but the items have 63"),
         ({"data": torch.full((9, 64), 1.5)}, ValueError, "a Bernoulli likelihood needs values in"),
+        ({"data": DIGITS.train * 255}, ValueError, "the data, which span 0 to 255: x / 255, or standardise"),
     ],
 )
 def test_bad_input_stops_before_any_compute(
@@ -283,8 +297,82 @@ def test_bad_input_stops_before_any_compute(
     vae = VAE(64, 4, (16,), replicas=2)
     before = [parameter.clone() for parameter in vae.parameters()]
     with pytest.raises(error, match=message):
-        fit(vae, **({"data": small(), "epochs": 1, "progress": False} | changes))  # type: ignore[arg-type]
+        fit(**({"vae": vae, "data": small(), "epochs": 1, "progress": False} | changes))  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+
+
+def test_data_of_another_scale_are_to_be_standardised() -> None:
+    with pytest.raises(FloatingPointError, match="standardise the data: they span 0 to 25500"):
+        fit(VAE(64, 4, (16,), "gaussian"), DIGITS.train * 25500, epochs=5, progress=False)
+
+
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+def test_a_block_without_gradients_does_not_stop_training(block: Callable[[], Any]) -> None:
+    vae, same = VAE(64, 4, (16,)), VAE(64, 4, (16,))
+    with block():
+        inside = fit(vae, small(), epochs=1, progress=False)
+    assert inside["elbo"].equals(fit(same, small(), epochs=1, progress=False)["elbo"])
+
+
+def test_what_cannot_be_trained_says_so() -> None:
+    with pytest.raises(ValueError, match="no weight of the VAE wants a gradient"):
+        fit(VAE(64).requires_grad_(False), small(), epochs=1, progress=False)
+    with torch.inference_mode():
+        vae = VAE(64)
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode, where nothing trains"):
+        fit(vae, small(), epochs=1, progress=False)
+
+
+def test_training_leaves_the_network_that_made_the_items_alone() -> None:
+    network = torch.nn.Linear(64, 64)
+    fit(VAE(64, 4, (16,)), network(DIGITS.train[:20]).sigmoid(), epochs=1, progress=False)
+    assert network.weight.grad is None
+
+
+def half(precision: torch.dtype) -> VAE:
+    return VAE(64, 4, (16,)).to(precision)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_costs_no_more_than_its_rounding(precision: torch.dtype) -> None:
+    """Of one step's 1,497 items, whose sum float16 cannot hold; weights and sums of rows are rounded.
+
+    So is each logit, by eps times its size: below 10 for weights of the start. And 64 of them make an item.
+    """
+    rounding = 64 * 10 * torch.finfo(precision).eps
+    reports, scores = [], []
+    for vae in (half(precision), half(precision).float()):
+        reports.append(fit(vae, DIGITS, epochs=1, batch_size=1497, progress=False)["elbo"][0])
+        scores.append(evaluate(vae, DIGITS.test, 5)["log_likelihood"][0])
+        assert vae.decoder.stack.layers[0].weight.isfinite().all()
+    assert abs(reports[0] - reports[1]) < rounding / 10 and abs(scores[0] - scores[1]) < rounding / 10
+
+
+def test_adam_in_half_precision_does_not_lose_its_squares() -> None:
+    """Squares of gradients below 2⁻²⁴ are 0 in float16, and a step divided by them is infinite."""
+    histories = [
+        fit(vae, DIGITS, epochs=3, progress=False)["elbo"].to_numpy()
+        for vae in (half(torch.float16), half(torch.float32))
+    ]
+    np.testing.assert_allclose(*histories, rtol=64 * torch.finfo(torch.float16).eps)
+
+
+def test_items_of_ones_own_are_scored() -> None:
+    settings = {"epochs": 2, "test_every": 1, "progress": False}
+    scored = fit(VAE(64, 4, (16,)), DIGITS.train[:200], test=DIGITS.test, **settings)  # type: ignore[arg-type]
+    data = small(binarize=None)
+    known = fit(VAE(64, 4, (16,)), data, test=DIGITS.test, **settings)  # type: ignore[arg-type]
+    assert scored["test_elbo"].notna().all() and scored["test_elbo"].equals(known["test_elbo"])
+
+
+@pytest.mark.parametrize("noise", ["shared", "gaussian"])
+def test_a_batch_larger_than_the_data_is_all_of_them(noise: str) -> None:
+    """A batch of 10⁸ items would be given gigabytes of noise."""
+    huge, whole = (
+        fit(VAE(64, 4, (16,)), DIGITS.train[:20], epochs=1, batch_size=n, noise=noise, progress=False)
+        for n in (10**8, 20)
+    )
+    assert huge["elbo"].equals(whole["elbo"])
 
 
 def test_a_loss_that_is_not_finite_names_epoch_replica_and_setting() -> None:
@@ -360,6 +448,78 @@ def test_binary_latents_are_saved_and_files_from_before_them_still_load(tmp_path
     config = {key: value for key, value in old.config.items() if key not in ("latent", "channels")}
     save_file(old.state_dict(), path, metadata={"vae_lab": json.dumps(config)})
     assert load_model(path).config == old.config
+
+
+class Shifted(VAE):
+    """Its codes are looked for around 3."""
+
+    @property
+    def prior(self) -> DiagonalNormal:
+        return DiagonalNormal(self._origin + 3, self._origin)
+
+
+class Stranger(VAE):
+    """Its config, a VAE's, does not make it again."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.extra = torch.nn.Linear(2, 2)
+
+
+def test_a_subclass_is_loaded_as_what_it_is_or_not_at_all(tmp_path: Path) -> None:
+    path, vae = tmp_path / "model.safetensors", Shifted(64, 4)
+    save_model(vae, path)
+    again = load_model(path)
+    assert type(again) is Shifted
+    assert evaluate(again, DIGITS.test, 1).equals(evaluate(vae, DIGITS.test, 1))
+    path.write_bytes(path.read_bytes().replace(b".Shifted", b".Unknown"))
+    with pytest.raises(ValueError, match=r"holds a .*\.Unknown; import or define this subclass of VAE first"):
+        load_model(path)
+    changed = VAE(64, 4)
+    changed.decoder.stack = torch.nn.Identity()  # type: ignore[assignment]
+    for vae in (Stranger(64, 4), changed):
+        with pytest.raises(ValueError, match=r"is not this model, so it could not be loaded as what it is"):
+            save_model(vae, tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_model_is_saved_to_files_only(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("folder", "pipe", "circle"):
+        before = (tmp_path / name).lstat()
+        with pytest.raises(ValueError, match="is a folder, a device or a link in a circle; give the name of"):
+            save_model(VAE(64, 4), tmp_path / name)
+        assert (tmp_path / name).lstat().st_ino == before.st_ino
+    (tmp_path / "link").symlink_to("folder/model.safetensors")
+    for seed in (1, 2):  # to a file that is not yet there, and to one that is
+        save_model(VAE(64, 4, seed=seed), tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert load_model(tmp_path / "folder/model.safetensors").seeds == [seed]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden": [10**8]},
+        {"hidden": [128, 10**4, 10**4]},
+        {"features": 10**9},
+        {"replicas": 10**12},
+        {"replicas": 10**30},
+        {"sigma": [10**400]},
+        {"seed": [None]},
+        {"latents": "8"},
+        {"channels": [10**6]},
+        {"unheard": 1},
+    ],
+    ids=str,
+)
+def test_a_file_makes_no_model_larger_than_itself(tmp_path: Path, changes: dict[str, Any]) -> None:
+    vae, path = VAE(64, 4), tmp_path / "model.safetensors"
+    save_file(vae.state_dict(), path, metadata={"vae_lab": json.dumps(vae.config | changes)})
+    with pytest.raises(ValueError, match="is not a model that save_model wrote"):
+        load_model(path)
 
 
 def test_a_failing_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

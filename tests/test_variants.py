@@ -83,9 +83,7 @@ def test_training_and_files_keep_a_constant_sigma(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_sigma_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match="sigma is positive and finite, or None, and for normal latents only"
-    ):
+    with pytest.raises(ValueError, match=r"sigma(\[1\])? (should be|is for normal latents only)"):
         small(**changes)
 
 
@@ -242,9 +240,9 @@ def test_every_setting_makes_a_difference(changed: str) -> None:
             {"detach_sigma": True, "estimator": "rloo", "samples": 2},
             "'rloo' draws z by itself; .*detach_sigma",
         ),
-        ({"decoder_l2": -0.1}, "decoder_l2 is finite and not negative, got"),
-        ({"decoder_l2": [0.0, math.nan]}, "decoder_l2 is finite and not negative"),
-        ({"decoder_l2": math.inf}, "decoder_l2 is finite and not negative"),
+        ({"decoder_l2": -0.1}, "decoder_l2 should be greater than or equal to 0, got -0.1"),
+        ({"decoder_l2": [0.0, math.nan]}, r"decoder_l2\[1\] should be a finite number"),
+        ({"decoder_l2": math.inf}, "decoder_l2 should be a finite number"),
         ({"decoder_l2": [0.1]}, "decoder_l2: expected 1 value or one for each of 2 replicas, got 1"),
         ({"detach_sigma": [True] * 3}, "detach_sigma: expected 1 value or one for each of 2 replicas, got 3"),
     ],

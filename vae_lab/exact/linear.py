@@ -22,12 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from ..reparameterization import DiagonalNormal, reparameterize
+from ..settings import Count, Finite, NotNegative, Positive, check
 from ..vae.layers import Linear
 from ..vae.model import VAE, as_items
 from ..vae.objectives import Terms
@@ -69,7 +71,10 @@ class PPCA:
 
 def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.mean(0)
-    return mean, (x - mean).T @ (x - mean) / len(x)
+    covariance = (x - mean).T @ (x - mean) / len(x)
+    if not covariance.isfinite().all():
+        raise ValueError("the squares of the items are more than float64 can hold; standardise the items")
+    return mean, covariance
 
 
 def ppca(x: Tensor, k: int) -> PPCA:
@@ -78,9 +83,19 @@ def ppca(x: Tensor, k: int) -> PPCA:
     Raises ValueError where k is out of range, or where k components leave no variance for the noise.
     Source: tipping1999probabilistic.
     """
-    x = x.double()
-    if x.ndim != 2 or not 1 <= k < x.shape[1]:
-        raise ValueError(f"expected items (N, D) and 1 <= k < D, got shape {tuple(x.shape)} and k={k}")
+    k = check("k", int, k)
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.is_complex():
+        got = (
+            f"{x.dtype} {tuple(x.shape)}"
+            if isinstance(x, Tensor)
+            else f"{type(x).__name__}; see torch.as_tensor"
+        )
+        raise ValueError(f"expected items (N, D) as a tensor, got {got}")
+    if not len(x) or not 1 <= k < x.shape[1]:
+        raise ValueError(
+            f"expected items (N, D), N at least 1, and 1 <= k < D, got shape {tuple(x.shape)} and k={k}"
+        )
+    x = x.detach().double()
     if not x.isfinite().all():
         raise ValueError("the items hold NaN or infinity")
     features = x.shape[1]
@@ -119,6 +134,8 @@ def optimal_gains(
     decoder_l2 beside noise with a learned sigma, which has no formula.
     """
     t, spread = noise_variance, eigenvalues.double()
+    if not spread.isfinite().all():
+        raise ValueError("the eigenvalues hold NaN or infinity")
     if not (t > 0 and beta > 0 and eps_variance >= 0 and decoder_l2 >= 0 and (sigma is None or sigma > 0)):
         raise ValueError(
             "noise_variance, beta and sigma are positive, eps_variance and decoder_l2 at least 0, got "
@@ -141,8 +158,8 @@ def optimal_gains(
 
 def _each(name: str, value: Setting, like: Tensor) -> Tensor:
     """One number, or one for each replica, as (R, 1, 1), for weights `like` (R, ...)."""
-    values = value.tolist() if isinstance(value, Tensor) else value
-    return like.new_tensor(per_replica(name, values, len(like))).view(-1, 1, 1)
+    kind = Finite if name == "eps_mean" else NotNegative
+    return like.new_tensor(per_replica(name, value, len(like), kind)).view(-1, 1, 1)
 
 
 def _closed_form(
@@ -177,8 +194,7 @@ class LinearVAE(VAE):
     """A VAE without hidden layers, in float64, whose sigma is the same for all items.
 
     `noise_variance` fixes the decoder's variance t, which else is learned; the other arguments are those of
-    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`. `load_model` gives it back
-    as a `VAE`, with the same outputs.
+    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`.
     """
 
     _last_layer = _SharedSigma
@@ -193,15 +209,20 @@ class LinearVAE(VAE):
         noise_variance: float | None = None,
     ) -> None:
         super().__init__(features, latents, (), "gaussian", replicas, seed, sigma=sigma)
-        if noise_variance is not None and not 0 < noise_variance < math.inf:
-            raise ValueError(f"noise_variance is positive and finite, or None, got {noise_variance}")
+        self.noise_variance = check("noise_variance", Positive | None, noise_variance)
         self.double()
         with torch.no_grad():
             self._head.weight[..., latents:] = 0
             self._head.bias[..., latents:] = 0  # sigma starts at 1
-            if noise_variance is not None:
-                self._log_scale.fill_(0.5 * math.log(noise_variance))
-        self._log_scale.requires_grad_(noise_variance is None)
+            if self.noise_variance is not None:
+                self._log_scale.fill_(0.5 * math.log(self.noise_variance))
+        self._log_scale.requires_grad_(self.noise_variance is None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that make this model again (before training)."""
+        names = ["features", "latents", "replicas", "sigma", "noise_variance"]
+        return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property
     def _head(self) -> Linear:
@@ -242,6 +263,7 @@ class LinearVAE(VAE):
         normal = MultivariateNormal(self._layer.bias.squeeze(1), covariance)
         return normal.log_prob(as_items(self, x).unsqueeze(1)).mean(0)
 
+    @torch.enable_grad()
     def maximise(
         self,
         x: Tensor,
@@ -256,7 +278,8 @@ class LinearVAE(VAE):
 
         The settings are those of `fit`, with eps by its mean and variance; each is one number, or
         one for each replica. A step is one iteration for all replicas together; one that has no optimum holds
-        up the others.
+        up the others. Raises ValueError, and leaves the model as it was, for settings out of range, for items
+        without variance, and where the search does not end at finite weights.
         """
         settings = {
             "eps_mean": eps_mean,
@@ -266,7 +289,7 @@ class LinearVAE(VAE):
         }
         values = {name: _each(name, value, self._layer.weight) for name, value in settings.items()}
         problem = _Conditioned(self, as_items(self, x), **values)
-        problem.maximise(steps)
+        problem.maximise(check("steps", Count, steps))
         return problem.write_back()
 
 
@@ -295,6 +318,7 @@ class _Conditioned:
         self.beta, self.price = beta.flatten(), decoder_l2.flatten()
         self.mean, self.covariance = _mean_and_covariance(x)
         spread, axes = torch.linalg.eigh(self.covariance)
+        self._check(spread)
         self.whiten = axes / spread.clamp_min(self.LEAST_SPREAD * spread.mean()).sqrt() @ axes.T
         middle = vae.encoder(self.mean.unsqueeze(0))
         output = vae._layer(middle.reparameterize(eps_mean))
@@ -303,6 +327,20 @@ class _Conditioned:
         leaves = [leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in leaves]
         self.v, self.centre, self.log_sigma, self.w, self.output, self.log_scale = leaves
         self.free = leaves if vae._log_scale.requires_grad else leaves[:-1]
+
+    def _check(self, spread: Tensor) -> None:
+        """Raises ValueError where items of such variances, in ascending order, have no optimum."""
+        eps = torch.finfo(spread.dtype).eps
+        rounding = (16 * eps * self.mean).square().sum()  # of the mean, which the items are taken from
+        if spread[-1] <= rounding:
+            raise ValueError("the items do not vary (all are equal, or there is one): nothing can be learned")
+        left_out = spread[: -self.vae.latents].sum()
+        unbounded = self.vae.noise_variance is None and None in self.vae.sigma
+        if unbounded and left_out <= rounding + len(spread) * eps * spread.sum():
+            raise ValueError(
+                f"{self.vae.latents} latents explain all of the variance, so the likelihood has no maximum; "
+                "give a noise_variance, or take fewer latents"
+            )
 
     def objective(self) -> Tensor:
         """Reconstruction − beta · KL − decoder_l2 / 2 · |W|², (R,)."""
@@ -336,6 +374,8 @@ class _Conditioned:
     def write_back(self) -> Tensor:
         """Give the model these values; the objective's, (R,)."""
         vae, v = self.vae, self.whiten @ self.v
+        if not all(leaf.isfinite().all() for leaf in self.free):
+            raise ValueError("the search ended at weights that are not finite; there may be no optimum")
         vae._head.weight[..., : vae.latents] = v
         vae._head.bias.copy_(torch.cat([self.centre - self.mean.unsqueeze(0) @ v, self.log_sigma], dim=-1))
         vae._layer.weight.copy_(self.w)

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
-from ..reparameterization import DiagonalNormal, reparameterize
+from ..reparameterization import DiagonalNormal
+from ..settings import Count, NotNegative, Seed, Several, check
 from ..vae.model import VAE, as_items
 from ..vae.noise import presentations
+from ..vae.objectives import check_moves
 from ..vae.streams import per_replica, replica_seeds
 
 _BLOCK = 2**22  # entries of a block: 32 MiB in float64
@@ -38,23 +40,34 @@ def same_input_spread(
     and features; its root has the data's units. Exactly 0 where the noise does not change between
     presentations. Raises ValueError for fewer than 2 samples.
     """
-    if samples < 2:
-        raise ValueError(f"a spread needs at least 2 samples, got {samples}")
+    samples = check("samples", Several, samples)
+    check_moves(vae)
     x, r = as_items(vae, x), vae.replicas
-    names, scales = per_replica("noise", noise, r), per_replica("noise_scale", noise_scale, r)
+    names = per_replica("noise", noise, r, str)
+    scales = per_replica("noise_scale", noise_scale, r, NotNegative)
     seeds = replica_seeds(seed, r)
     eps = presentations(
         names, scales, seeds, items=len(x), latents=vae.latents, count=samples, device=x.device
     )
     q = vae.encoder(x)
-    outputs = (vae.decoder(q.reparameterize(one)).mean for one in eps.to(x))
+    outputs = (vae.decoder(q.reparameterize(one)).mean.double() for one in eps.to(x))
     first = next(outputs)
     total, squares = torch.zeros_like(first), torch.zeros_like(first)
     for output in outputs:  # deviations from the first, so that equal outputs have a spread of exactly 0
         total += output - first
         squares += (output - first).square()
     variance = (squares - total**2 / samples) / (samples - 1)
-    return variance.clamp_min(0).mean((1, 2)).sqrt()
+    return _finite("the spread", variance.clamp_min(0).mean((1, 2)).sqrt())
+
+
+def _finite(what: str, value: Tensor) -> Tensor:
+    """`value`; raises ValueError if it is NaN or infinite."""
+    if not value.isfinite().all():
+        raise ValueError(
+            f"{what} is not finite: its parts are beyond float64; scale the samples, or look for where "
+            "training diverged"
+        )
+    return value
 
 
 def _posterior(q: DiagonalNormal, least: int = 1) -> tuple[Tensor, Tensor]:
@@ -66,9 +79,11 @@ def _posterior(q: DiagonalNormal, least: int = 1) -> tuple[Tensor, Tensor]:
             f"got {type(q).__name__}{shape}; vae.encoder(x) of a VAE with normal latents returns one"
         )
     mu, log_sigma = q.mu.detach().double(), q.log_sigma.detach().double()
-    if not (mu.isfinite().all() and log_sigma.isfinite().all()):
+    # Of what lies outside, float64 cannot hold the squares.
+    if not (mu.abs().max() < 1e150 and log_sigma.abs().max() < 340):
         raise ValueError(
-            "q has a mean or a log sigma that is NaN or infinite; look for where training diverged"
+            "q has a mean or a log sigma that is NaN, infinite or out of all proportion (1e150, 340); look "
+            "for where training diverged"
         )
     return mu, log_sigma
 
@@ -86,6 +101,7 @@ def active_units(q: DiagonalNormal, threshold: float = 0.01) -> Tensor:
     tensor([1])
     """
     mu, _ = _posterior(q, least=2)
+    threshold = check("threshold", NotNegative, threshold)
     return (mu.var(1) > threshold).sum(-1)
 
 
@@ -120,24 +136,49 @@ def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Te
     tensor([2.], dtype=torch.float64)
     """
     mu, log_sigma = _posterior(q)
-    if samples < 1:
-        raise ValueError(f"samples is at least 1, got {samples}")
+    samples, seed = check("samples", Count, samples), check("seed", Seed, seed)
     mu = mu - mu.mean(1, keepdim=True)  # nothing depends on it, but rounding does
     replicas, n, latents = mu.shape
-    generator = Generator(mu.device).manual_seed(int(seed))
-    # −½ Σ ((z − mu) / sigma)² − Σ log sigma = [z², z, 1] · [−½ / sigma², mu / sigma², …], one matrix product.
-    # The own density is read off the same product, so that rounding does not lift the result above ln N.
-    precision = (-2 * log_sigma).exp()
-    constant = (mu.square() * precision / 2 + log_sigma).sum(-1).neg().unsqueeze(1)
-    weights = torch.cat((-precision / 2, mu * precision), -1).mT
+    generator = Generator(mu.device).manual_seed(seed)
+    density = _LogDensity(mu, log_sigma)
     total = torch.zeros(replicas, dtype=mu.dtype, device=mu.device)
     for _ in range(samples):
         eps = torch.randn(n, latents, generator=generator, dtype=mu.dtype, device=mu.device)
-        z = reparameterize(mu, log_sigma.exp(), eps)
         for rows in _chunks(n, replicas * n):
-            log_q = torch.baddbmm(constant, torch.cat((z[:, rows].square(), z[:, rows]), -1), weights)
+            log_q = density.of(rows, eps[rows])
+            # The own density is read off the same block, so that rounding does not lift it above ln N.
             total += (log_q.diagonal(rows.start, 1, 2) - log_q.logsumexp(-1)).sum(-1)
     return total / (samples * n) + math.log(n)
+
+
+class _LogDensity:
+    """log q(z_i|x_j), but for a constant, of z_i = mu_i + sigma_i · eps_i for all j."""
+
+    def __init__(self, mu: Tensor, log_sigma: Tensor) -> None:
+        self.mu, self.sigma = mu, log_sigma.exp()
+        # −½ Σ ((z − mu) / sigma)² − Σ log sigma = [z², z, 1] · [−½ / sigma², mu / sigma², …], one matrix
+        # product. It subtracts what is as large as (mu / sigma)²; where that leaves too few digits, the
+        # differences are taken first, which is slower.
+        precision = (-2 * log_sigma).exp()
+        squares = (mu.square() * precision).sum(-1)
+        self.constant = (squares / 2 + log_sigma.sum(-1)).neg().unsqueeze(1)
+        self.weights = torch.cat((-precision / 2, mu * precision), -1).mT
+        self.log_scale = log_sigma.sum(-1).unsqueeze(1)
+        self.close = (~(squares.amax(1) * torch.finfo(mu.dtype).eps < 1e-9)).nonzero().squeeze(1)
+
+    def of(self, rows: slice, eps: Tensor) -> Tensor:
+        """For some rows i, with their `eps` (rows, Z): (R, rows, N)."""
+        noise = self.sigma[:, rows] * eps
+        z = self.mu[:, rows] + noise
+        log_q = torch.baddbmm(self.constant, torch.cat((z.square(), z), -1), self.weights)
+        if len(self.close):
+            mu, sigma = self.mu[self.close], self.sigma[self.close]
+            exact = self.log_scale[self.close].neg().expand(-1, z.shape[1], -1).clone()
+            for k in range(mu.shape[-1]):
+                apart = mu[:, rows, k, None] - mu[:, None, :, k] + noise[self.close, :, k, None]
+                exact.sub_(apart.div_(sigma[:, None, :, k]).square_(), alpha=0.5)
+            log_q[self.close] = exact
+        return log_q
 
 
 def _sample(name: str, x: Tensor, least: int = 1) -> Tensor:
@@ -173,15 +214,20 @@ def _chunks(count: int, width: int) -> Iterator[slice]:
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a_i − b_j‖² of a block of rows: (len(a), len(b)); exactly 0 where it is no more than rounding.
+    """‖a_i − b_j‖² of a block of rows: (len(a), len(b)); exactly 0 for equal rows.
 
-    One matrix product: subtract a common mean first, which it does not change, but its rounding.
+    One matrix product, which subtracts what is as large as the rows: take a common centre from them first.
+    Distances so small beside the rows that fewer than nine digits are left are taken again, from the
+    differences.
     """
     first, second = (torch.linalg.vector_norm(x, dim=1).square() for x in (a, b))
     squares = first.unsqueeze(1) + second
     distances = torch.addmm(squares, a, b.mT, alpha=-2)
     rounding = 4 * a.shape[1] * torch.finfo(a.dtype).eps
-    return distances.masked_fill_(distances < squares.mul_(rounding), 0)
+    i, j = (~(distances > squares.mul_(1e9 * rounding))).nonzero(as_tuple=True)  # NaN and overflow, too
+    for part in _chunks(len(i), a.shape[1]):
+        distances[i[part], j[part]] = (a[i[part]] - b[j[part]]).square_().sum(1)
+    return distances
 
 
 def kid(a: Tensor, b: Tensor) -> float:
@@ -209,7 +255,7 @@ def kid(a: Tensor, b: Tensor) -> float:
         return sum(pairs, x.new_zeros(())) * 2 / (len(x) * (len(x) - 1))
 
     between = sum((kernel(a[rows], b).sum() for rows in _chunks(len(a), len(b))), a.new_zeros(()))
-    return float(within(a) + within(b) - 2 * between / (len(a) * len(b)))
+    return float(_finite("the distance", within(a) + within(b) - 2 * between / (len(a) * len(b))))
 
 
 def vendi_score(x: Tensor) -> float:
@@ -228,13 +274,13 @@ def vendi_score(x: Tensor) -> float:
     3.0
     """
     x = _sample("x", x)
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    if not norms.all():
+    largest = x.abs().amax(1, keepdim=True)
+    if not largest.all():
         raise ValueError(
-            f"the cosine kernel needs non-zero items, but {int((norms == 0).sum())} of {len(x)} are zero; "
+            f"the cosine kernel needs non-zero items, but {int((largest == 0).sum())} of {len(x)} are zero; "
             "leave them out, and say how many they were"
         )
-    unit = x / norms
+    unit = torch.nn.functional.normalize(x / largest, dim=1)  # of any size: the squares stay finite
     gram = unit.mT @ unit if len(x) > x.shape[1] else unit @ unit.mT
     eigenvalues = torch.linalg.eigvalsh(gram / len(x)).clamp_min(0)
     return float(torch.special.entr(eigenvalues).sum().exp())
@@ -259,10 +305,15 @@ def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, fl
     >>> manifold_scores(real, copies, k=2)["recall"]  # collapsed to one item: its balls have no inside
     0.0
     """
-    if k < 1:
-        raise ValueError(f"k is at least 1, got {k}")
+    k = check("k", Count, k)
     real, generated = _samples(k + 1, real=real, generated=generated)
-    real, generated = real - real.mean(0), generated - real.mean(0)
+    # What one outlier does not move, so that the squares of most items are no larger than their distances.
+    # And scaled by a power of two, which does not round, so that neither vanish.
+    centre = real.median(0).values
+    real, generated = real - centre, generated - centre
+    sizes = real.abs()[real != 0]
+    exponent = sizes.median().frexp().exponent.neg() if len(sizes) else torch.zeros(())
+    real, generated = real.ldexp(exponent), generated.ldexp(exponent)
 
     def radii(x: Tensor) -> Tensor:
         """Squared, and less than a tie: the first of the k + 1 nearest is the item itself."""

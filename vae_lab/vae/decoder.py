@@ -33,4 +33,5 @@ class Decoder(nn.Module):
         out = self.stack(z)
         if self.log_scale is None:
             return independent_bernoulli(out)
-        return Independent(Normal(out, self.log_scale.exp(), validate_args=False), 1, validate_args=False)
+        scale = self.log_scale.to(out.dtype).exp()
+        return Independent(Normal(out, scale, validate_args=False), 1, validate_args=False)

@@ -11,18 +11,35 @@ from torch import Generator, Tensor
 from torch.distributions import Bernoulli, kl_divergence
 
 from ..estimators.families import unwrap
+from ..reparameterization import DiagonalNormal
+from ..settings import Count, Seed, check
 from .model import VAE, as_items
 
 
-def _shared_draws(q: Any, n: int, generator: Generator) -> Tensor:
-    """n draws (n, R, B, Z), with the same noise for every replica, so that they differ as the models do."""
+def _shared_draws(q: Any, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """n draws z (n, R, B, Z) and their log q (n, R, B), the latter in float64.
+
+    The noise is the same for every replica, so that they differ as the models do. The log q of the encoder's
+    normal is read off the noise: z − mu has no digits left where sigma is small beside mu.
+    """
     base = unwrap(q)
     binary = isinstance(base, Bernoulli)
     like = base.logits if binary else q.mu
     shape, kind = (n, 1, *like.shape[1:]), {"device": like.device, "dtype": like.dtype}
     if binary:
-        return (torch.rand(shape, generator=generator, **kind) < base.probs).to(like)
-    return q.reparameterize(torch.randn(shape, generator=generator, **kind))
+        z = (torch.rand(shape, generator=generator, **kind) < base.probs).to(like)
+        return z, q.log_prob(z).double()
+    eps = torch.randn(shape, generator=generator, **kind)
+    if type(q) is not DiagonalNormal:  # one derived from it may have another density
+        z = q.reparameterize(eps)
+        return z, q.log_prob(z).double()
+    log_eps = -0.5 * (eps.double().square() + math.log(2 * math.pi)).sum(-1)
+    return q.reparameterize(eps), log_eps - q.log_sigma.double().sum(-1)
+
+
+def _double(q: Any) -> Any:
+    """`q` in float64, whose KL is finite for log sigma from −370 to 350."""
+    return DiagonalNormal(q.mu.double(), q.log_sigma.double()) if type(q) is DiagonalNormal else q
 
 
 @torch.no_grad()
@@ -32,35 +49,46 @@ def evaluate_items(
     """The honest scores of `evaluate` for each item: name -> (R, items), float64, nats.
 
     `prior` takes the place of N(0, I): a distribution over z with batch shape () or (R, 1). Where torch knows
-    no KL to it, the same draws estimate the KL.
+    no KL to it, the same draws estimate the KL. Raises ValueError for items or settings that do not fit, and
+    FloatingPointError, naming replica and item, for scores that are not finite.
     """
     x = as_items(vae, x)
-    if importance_samples < 1:
-        raise ValueError(f"importance_samples is at least 1, got {importance_samples}")
+    importance_samples = check("importance_samples", Count, importance_samples)
     prior = vae.prior if prior is None else prior
-    generator = Generator(x.device).manual_seed(int(seed))
+    generator = Generator(x.device).manual_seed(check("seed", Seed, seed))
     # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
     # depend on the number of replicas, so that a replica draws the same eps in any company.
     samples = max(1, 2**20 // (vae.features * 64))
     found: list[Tensor] = []
     for items in x.split(64):
         q = vae.encoder(items)
-        reconstruction = torch.zeros(q.batch_shape, dtype=x.dtype, device=x.device)
+        reconstruction = torch.zeros(q.batch_shape, dtype=torch.float64, device=x.device)
         sampled_kl, log_weight = reconstruction.clone(), torch.full_like(reconstruction, -math.inf)
         for start in range(0, importance_samples, samples):
             n = min(samples, importance_samples - start)
-            z = _shared_draws(q, n, generator)
-            log_x, log_ratio = vae.decoder(z).log_prob(items), prior.log_prob(z) - q.log_prob(z)
+            z, log_q = _shared_draws(q, n, generator)
+            log_x, log_ratio = vae.decoder(z).log_prob(items).double(), prior.log_prob(z) - log_q
             reconstruction += log_x.sum(0)
             sampled_kl -= log_ratio.sum(0)
             log_weight = torch.logaddexp(log_weight, (log_x + log_ratio).logsumexp(0))
         try:
-            kl = kl_divergence(q, prior.expand(q.batch_shape))
+            kl = kl_divergence(_double(q), prior.expand(q.batch_shape)).double()
         except NotImplementedError:
             kl = sampled_kl / importance_samples
-        terms = (reconstruction / importance_samples, kl, log_weight - math.log(importance_samples))
-        found.append(torch.stack(terms).double())
-    reconstruction, kl, log_likelihood = torch.cat(found, dim=-1)
+        found.append(
+            torch.stack((reconstruction / importance_samples, kl, log_weight - math.log(importance_samples)))
+        )
+    scores = torch.cat(found, dim=-1)
+    if not (finite := scores.isfinite().all(0)).all():
+        r, item = (~finite).nonzero()[0].tolist()
+        values = dict(
+            zip(("reconstruction", "kl", "log_likelihood"), scores[:, r, item].tolist(), strict=True)
+        )
+        raise FloatingPointError(
+            f"scores are not finite for {int((~finite[r]).sum())} items of replica {r}, the first is item "
+            f"{item}: {values}; look for where its training diverged"
+        )
+    reconstruction, kl, log_likelihood = scores
     return {
         "elbo": reconstruction - kl,
         "reconstruction": reconstruction,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
@@ -15,14 +18,30 @@ from .model import VAE
 def save_model(vae: VAE, path: str | os.PathLike[str]) -> None:
     """Write the weights and the constructor's arguments to one safetensors file.
 
-    Written beside its final place and renamed, so that `path` holds the old file or the whole new one.
+    Written beside its final place and renamed, so that `path` holds the old file or the whole new one; a
+    symbolic link stays one. Raises FileNotFoundError for a folder that is missing, and ValueError for a
+    `path` that is no file, and for a model whose class and `config` do not make it again.
     """
-    path = Path(path)
+    name = os.fspath(path)
+    path = Path(os.path.realpath(path))  # what a link points to
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {os.fspath(path.parent)!r} to save {path.name!r} in; make it first"
         )
-    content = serialize(vae.state_dict(), metadata={"vae_lab": json.dumps(vae.config)})
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"{name!r} is a folder, a device or a link in a circle; give the name of a file")
+    kind = type(vae)
+    try:
+        same, reason = _structure(_blank(kind, vae.config)) == _structure(vae), None
+    except Exception as error:  # whatever the constructor of a subclass raises
+        same, reason = False, error
+    if not same:
+        raise ValueError(
+            f"{kind.__qualname__}(**vae.config) is not this model, so it could not be loaded as what it is; "
+            f"let {kind.__qualname__}.config return the arguments that make it, or save vae.state_dict()"
+        ) from reason
+    metadata = {"vae_lab": json.dumps(vae.config), "class": _name(kind)}
+    content = serialize({k: v.contiguous() for k, v in vae.state_dict().items()}, metadata=metadata)
     private = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with private.open("wb") as file:
@@ -35,9 +54,10 @@ def save_model(vae: VAE, path: str | os.PathLike[str]) -> None:
 
 
 def load_model(path: str | os.PathLike[str]) -> VAE:
-    """The VAE that `save_model` wrote. Nothing in the file is ever executed.
+    """The VAE, or the object of a subclass, that `save_model` wrote. Nothing in the file is ever executed.
 
-    Raises FileNotFoundError, or ValueError for a file that is truncated, foreign or does not match.
+    Raises FileNotFoundError; or ValueError for a file that is truncated, foreign or does not match, before it
+    takes more memory than the file has bytes, and for a subclass that is not defined in this process.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -45,13 +65,57 @@ def load_model(path: str | os.PathLike[str]) -> VAE:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            config = (file.metadata() or {})["vae_lab"]
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        vae = VAE(**json.loads(config)).to(next(iter(state.values())).dtype)
-        vae.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+            metadata = file.metadata() or {}
+            config = json.loads(metadata["vae_lab"])
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wanted = metadata.get("class", _name(VAE))
+            kind = {_name(kind): kind for kind in _kinds(VAE)}.get(wanted)
+            if kind is not None:
+                _check_shapes(kind, config, shapes)
+                state = {name: file.get_tensor(name) for name in shapes}
+                vae = kind(**config).to(next(iter(state.values())).dtype)
+                vae.load_state_dict(state)
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is not a model that save_model wrote, or it is truncated "
             f"({type(error).__name__}: {error}); save the model again"
         ) from error
+    if kind is None:
+        raise ValueError(
+            f"{os.fspath(path)!r} holds a {wanted:.200}; import or define this subclass of VAE first"
+        )
     return vae
+
+
+def _name(kind: type[VAE]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _kinds(kind: type[VAE]) -> Iterator[type[VAE]]:
+    """A class and those derived from it, the latest last."""
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from _kinds(derived)
+
+
+def _blank(kind: type[VAE], config: dict[str, Any]) -> VAE:
+    """The model without values, and so without memory."""
+    with torch.device("meta"):
+        return kind(**config)
+
+
+def _structure(vae: VAE) -> tuple[dict[str, type], dict[str, torch.Size]]:
+    """What a model is made of: the types of its modules, and the shapes of its weights."""
+    parts = {name: type(module) for name, module in vae.named_modules()}
+    return parts, {name: value.shape for name, value in vae.state_dict().items()}
+
+
+def _check_shapes(kind: type[VAE], config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError for a `config` whose model has other weights than those in the file."""
+    replicas = config["replicas"]
+    # Lists have one entry for each replica; and who names a million replicas must have brought them.
+    if not all(0 not in shape and shape[:1] == (replicas,) for shape in shapes.values()):
+        raise ValueError(f"{replicas=} are not those of the weights")
+    expected = {name: tuple(value.shape) for name, value in _blank(kind, config).state_dict().items()}
+    if expected != shapes:
+        raise ValueError("the weights have other shapes than the model")

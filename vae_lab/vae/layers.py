@@ -18,6 +18,11 @@ ACTIVATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 )
 
 
+def at_least_single(precision: torch.dtype) -> torch.dtype:
+    """The precision in which numbers from layers of `precision` are worked with."""
+    return torch.promote_types(precision, torch.float32)
+
+
 def _uniform(streams: Streams, inputs: int, *shape: int) -> nn.Parameter:
     """Weights (R, *shape) uniform on ±1/√inputs, for outputs that see so many `inputs` each."""
     return nn.Parameter(streams.draw(standard_uniform, *shape).sub_(0.5) * (2 / math.sqrt(inputs)))
@@ -54,31 +59,47 @@ class Linear(nn.Module):
         return self.weight
 
 
-class Convolution(Linear):
-    """4 x 4 kernels at every second pixel of square images, which halve their sides; R replicas at once.
+def halved(size: tuple[int, int]) -> tuple[int, int]:
+    """The height and width that a `Convolution` makes of these: half, and 1 of 1."""
+    height, width = (max(1, n // 2) for n in size)
+    return height, width
 
-    From `inputs` channels of `side` x `side` pixels to `outputs` channels; an image is one row of features,
-    channel after channel. The transpose, `up`, doubles the sides. weight (R, outputs, inputs · 16), or (R,
-    inputs, outputs · 16) where `up`; bias (R, 1, outputs).
+
+class Convolution(Linear):
+    """4 x 4 kernels at every second pixel of images, which halve their height and width; R replicas at once.
+
+    From `inputs` channels of `size` (height, width) to `outputs` channels of the `halved` size; an image is
+    one row of features, channel after channel. The transpose, `up`, leads from the halved size to `size`.
+    weight (R, outputs, inputs · 16), or (R, inputs, outputs · 16) where `up`; bias (R, 1, outputs).
     Initialised uniformly on ±1/√(number of inputs that an output sees).
     """
 
-    def __init__(self, inputs: int, outputs: int, side: int, streams: Streams, up: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int], streams: Streams, up: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         first, second = (inputs, outputs) if up else (outputs, inputs)
         seen = inputs * (4 if up else 16)
         self.weight = _uniform(streams, seen, first, second * 16)
         self.bias = _uniform(streams, seen, 1, outputs)
-        self.side, self.up = side, up
+        self.seen, self.up = halved(size) if up else size, up
+        self.padding = [1 if n > 1 else 2 for n in size]
+        # What half of an odd number leaves out is put back on the way up.
+        small = zip(size, halved(size), self.padding, strict=True)
+        self.missing = [n - (2 * half + 2 - 2 * pad) for n, half, pad in small]
 
     def product(self, x: Tensor) -> Tensor:
-        """(R, B, inputs · side²) -> (R, B, outputs · (side/2)²), or (2 side)²."""
+        """(R, B, inputs · height · width) -> (R, B, outputs · their halves), or from these to `size`."""
         replicas, rows = x.shape[:2]
         # Replicas are groups of channels, which do not mix.
-        images = x.movedim(0, 1).reshape(rows, -1, self.side, self.side)
+        images = x.movedim(0, 1).reshape(rows, -1, *self.seen)
         kernels, bias = self.weight.reshape(-1, self.weight.shape[-1] // 16, 4, 4), self.bias.flatten()
-        convolve = nn.functional.conv_transpose2d if self.up else nn.functional.conv2d
-        out = convolve(images, kernels, bias, stride=2, padding=1, groups=replicas)
+        if self.up:
+            out = nn.functional.conv_transpose2d(
+                images, kernels, bias, 2, self.padding, self.missing, groups=replicas
+            )
+        else:
+            out = nn.functional.conv2d(images, kernels, bias, 2, self.padding, groups=replicas)
         return out.reshape(rows, replicas, -1).movedim(1, 0)
 
 
@@ -89,7 +110,11 @@ def dense(widths: Sequence[int], streams: Streams, last: type[Linear] = Linear) 
 
 
 class Stack(nn.Module):
-    """Layers with an activation between them, none after the last."""
+    """Layers with an activation between them, none after the last.
+
+    Layers of half precision (float16, bfloat16) take and give float32: what is made of their output, log
+    probabilities and their sums over features, would have two digits.
+    """
 
     def __init__(self, layers: Sequence[Linear], activation: str) -> None:
         super().__init__()
@@ -98,9 +123,11 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, head = self.layers
+        x = x.to(next(head.parameters()).dtype)
         for layer in hidden:
             x = self.activation(layer(x))
-        return head(x)
+        out = head(x)
+        return out.to(at_least_single(out.dtype))
 
 
 def independent_bernoulli(logits: Tensor) -> Independent:

@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from operator import index
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Bernoulli
 
+from ..data.contract import image_shape, scaled
 from ..device import Device, choose_device
+from ..estimators.families import unwrap
 from ..reparameterization import DiagonalNormal
+from ..settings import Count, Positive, Seed, check
 from .decoder import Decoder, Likelihood
 from .encoder import Encoder, Latent
-from .layers import Convolution, Linear, dense, independent_bernoulli
+from .layers import Convolution, Linear, at_least_single, dense, halved, independent_bernoulli
 from .streams import Streams, per_replica, replica_seeds, standard_normal, standard_uniform
 
 
@@ -24,14 +27,16 @@ class VAE(nn.Module):
     """Encoder q(z|x), prior p(z) = N(0, I) and decoder p(x|z), R replicas of each.
 
     `features` is the size of an item, `latents` that of z; `hidden` gives the encoder's hidden widths,
-    mirrored in the decoder. With `channels` the features are the pixels of a square image, and one
-    `Convolution` to each number of channels comes before the hidden layers, mirrored in the decoder.
+    mirrored in the decoder. With `channels` the features are the pixels of an image, and one `Convolution` to
+    each number of channels comes before the hidden layers, mirrored in the decoder. `shape` is that of the
+    image, (height, width) or (channels, height, width); a square of one channel unless given.
     With `latent="bernoulli"` z is binary, and the prior a fair coin for each
     coordinate; such z has no path for gradients, so `fit` needs one of the estimators for discrete q.
     `sigma` makes the posterior's standard deviation a constant, one for all replicas or one for each, instead
     of the encoder's (None).
     `seed` is the first replica's (the others follow by one) or a sequence with one seed per replica; equal
-    seeds give equal weights. Source: kingma2014auto.
+    seeds give equal weights. Raises ValueError for arguments that are no such values, or do not fit each
+    other. Source: kingma2014auto.
 
     >>> vae = VAE(64, latents=2, replicas=3)
     >>> q = vae.encoder(torch.zeros(10, 64))
@@ -53,60 +58,50 @@ class VAE(nn.Module):
         latent: Latent = "normal",
         sigma: float | Sequence[float | None] | None = None,
         channels: Sequence[int] = (),
+        shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        # Plain integers: numpy's would train and then not be saved.
-        features, latents, replicas = index(features), index(latents), index(replicas)
-        hidden, channels = tuple(map(index, hidden)), tuple(map(index, channels))
-        for name, choice, kinds in (("likelihood", likelihood, Likelihood), ("latent", latent, Latent)):
-            if choice not in get_args(kinds):
-                raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}, got {choice!r}")
-        sizes = {
-            "features": features,
-            "latents": latents,
-            "replicas": replicas,
-            "hidden": min(hidden, default=1),
-            "channels": min(channels, default=1),
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is at least 1, got {size}")
-        side = math.isqrt(features)
-        if channels and (side**2 != features or side % 2 ** len(channels)):
-            raise ValueError(
-                f"channels={channels} halve the sides of a square image {len(channels)} times, and "
-                f"features={features} is not the square of a multiple of {2 ** len(channels)}; "
-                "leave channels out, or pad the images"
-            )
-        self.features, self.latents, self.hidden, self.channels = features, latents, hidden, channels
-        self.likelihood, self.latent = likelihood, latent
-        self.sigma = [None if v is None else float(v) for v in per_replica("sigma", sigma, replicas)]
-        given = [value for value in self.sigma if value is not None]
-        if not all(0 < value < math.inf for value in given) or (given and latent != "normal"):
-            raise ValueError(
-                f"sigma is positive and finite, or None, and for normal latents only; got {self.sigma}"
-            )
-        self.replicas, self.activation = replicas, activation
-        self.seeds = replica_seeds(seed, replicas)
-        streams = Streams(self.seeds, "weights")
-        head = 2 * latents if latent == "normal" else latents
-        sides = [side >> i for i in range(len(channels) + 1)]
-        steps = list(zip(pairwise((1, *channels)), pairwise(sides), strict=True))
-        flat = channels[-1] * sides[-1] ** 2 if channels else features
-        down: list[Linear] = [Convolution(a, b, large, streams) for (a, b), (large, _) in steps]
-        down += dense([flat, *hidden, head], streams, self._last_layer)
-        up = dense([latents, *reversed(hidden), flat], streams)
-        up += [Convolution(b, a, small, streams, up=True) for (a, b), (_, small) in reversed(steps)]
-        self.encoder = Encoder(down, activation, latent, self.sigma)
-        self.decoder = Decoder(up, activation, likelihood, replicas)
-        self.register_buffer("_origin", torch.zeros(latents), persistent=False)
+        self.features = check("features", Count, features)
+        self.latents = check("latents", Count, latents)
+        self.replicas = check("replicas", Count, replicas)
+        self.hidden = check("hidden", tuple[Count, ...], hidden)
+        self.channels = check("channels", tuple[Count, ...], channels)
+        self.likelihood = check("likelihood", Likelihood, likelihood)
+        self.latent = check("latent", Latent, latent)
+        self.activation = check("activation", str, activation)
+        self.shape = None if shape is None else image_shape(shape, self.features)
+        self.sigma = per_replica("sigma", sigma, self.replicas, Positive | None)
+        if latent != "normal" and any(value is not None for value in self.sigma):
+            raise ValueError(f"sigma is for normal latents only, got {sigma!r} with {latent=}")
+        self.seeds = replica_seeds(seed, self.replicas)
+        down, up = self._layers(Streams(self.seeds, "weights", torch.get_default_device()))
+        self.encoder = Encoder(down, self.activation, self.latent, self.sigma)
+        self.decoder = Decoder(up, self.activation, self.likelihood, self.replicas)
+        self.register_buffer("_origin", torch.zeros(self.latents), persistent=False)
         self._origin: Tensor
+
+    def _layers(self, streams: Streams) -> tuple[list[Linear], list[Linear]]:
+        """The layers of the encoder and of the decoder, with fresh weights."""
+        steps, flat = [], self.features
+        if self.channels:
+            colours, *size = self.shape or _square(self.features)
+            sizes = [(size[0], size[1])]
+            for _ in self.channels:
+                sizes.append(halved(sizes[-1]))
+            steps = list(zip(pairwise((colours, *self.channels)), sizes[:-1], strict=True))
+            flat = self.channels[-1] * math.prod(sizes[-1])
+        head = 2 * self.latents if self.latent == "normal" else self.latents
+        down: list[Linear] = [Convolution(a, b, size, streams) for (a, b), size in steps]
+        down += dense([flat, *self.hidden, head], streams, self._last_layer)
+        up = dense([self.latents, *reversed(self.hidden), flat], streams)
+        up += [Convolution(b, a, size, streams, up=True) for (a, b), size in reversed(steps)]
+        return down, up
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this model again (before training)."""
         names = ["features", "latents", "hidden", "likelihood", "replicas"]
-        names += ["activation", "latent", "sigma", "channels"]
+        names += ["activation", "latent", "sigma", "channels", "shape"]
         return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property
@@ -131,22 +126,45 @@ class VAE(nn.Module):
         finally:
             self.to(home)
 
+    @torch.no_grad()
     def generate(self, n: int, seed: int = 0) -> Tensor:
-        """Means of p(x|z) for `n` draws of z from the prior, the same for all replicas: (R, n, features)."""
-        streams = Streams([seed], "prior", self._origin.device)
-        if self.latent == "bernoulli":
-            z = streams.draw(standard_uniform, n, self.latents) < 0.5
+        """Means of p(x|z) for `n` draws of z from the `prior`, the same for all replicas: (R, n, features).
+
+        A prior of a subclass is drawn from by its own `sample`; with batch shape (R, 1), each replica has its
+        own.
+        """
+        n, prior = check("n", Count, n), self.prior
+        streams = Streams([check("seed", Seed, seed)], "prior", self._origin.device)
+        if isinstance(prior, DiagonalNormal):
+            z = prior.reparameterize(streams.draw(standard_normal, n, self.latents).to(self._origin))
+        elif isinstance(coin := unwrap(prior), Bernoulli):
+            z = (streams.draw(standard_uniform, n, self.latents) < coin.probs).to(self._origin)
         else:
-            z = streams.draw(standard_normal, n, self.latents)
-        with torch.no_grad():
-            return self.decoder(z.to(self._origin)).mean
+            with torch.random.fork_rng():
+                torch.manual_seed(streams.generators[0].initial_seed())
+                z = prior.sample((n,))  # n, or n, R, 1
+            z = z.squeeze(2).movedim(0, 1) if prior.batch_shape else z
+        return self.decoder(z).mean
+
+
+def _square(features: int) -> tuple[int, int, int]:
+    side = math.isqrt(features)
+    if side**2 != features:
+        raise ValueError(
+            f"channels need the shape of an image, and {features=} is no square: give "
+            "shape=(height, width) or (channels, height, width), or leave channels out"
+        )
+    return 1, side, side
 
 
 def as_items(vae: VAE, x: Tensor) -> Tensor:
-    """Items `x` (items, D) in the precision and on the device of `vae`.
+    """Items `x` (items, D) in the precision (float32 at least) and on the device of `vae`, without a graph.
 
-    Raises a ValueError that says what is wrong if they cannot be modelled by `vae`.
+    Raises TypeError for what is no VAE, and a ValueError that says what is wrong with items that `vae` cannot
+    model.
     """
+    if not isinstance(vae, VAE):
+        raise TypeError(f"expected a VAE, got {type(vae).__name__}; models of another kind train by `elbo`")
     if not isinstance(x, Tensor):
         raise ValueError(
             f"expected a float tensor (items, {vae.features}), got {type(x).__name__}; "
@@ -159,7 +177,7 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
             f"this VAE has features={vae.features}, but the items have {x.shape[1]}; "
             f"make it with VAE(features={x.shape[1]}, …) or flatten the items"
         )
-    x = x.to(vae.prior.mean)
+    x = x.detach().to(vae._origin.device)
     low, high = x.aminmax()  # one pass; NaN and infinity come through
     if not (low.isfinite() and high.isfinite()):
         bad = (~x.isfinite()).any(1).nonzero()
@@ -168,7 +186,10 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
         )
     if vae.likelihood == "bernoulli" and (low < 0 or high > 1):
         raise ValueError(
-            f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; "
-            "rescale the data, or use likelihood='gaussian'"
+            f"a Bernoulli likelihood needs values in [0, 1], got [{low:g}, {high:g}]; {scaled(low, high)}, "
+            "or standardise them and use likelihood='gaussian'"
         )
-    return x
+    precision = at_least_single(vae._origin.dtype)
+    if max(-low, high) > torch.finfo(precision).max:
+        raise ValueError(f"{precision} cannot hold data in [{low:g}, {high:g}]; standardise them")
+    return x.to(precision)

@@ -30,9 +30,9 @@ class TrainingNoise:
         samples: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.items, self.batch_size, self.device = items, batch_size, device
+        self.items, self.batch_size, self.device = items, min(batch_size, items), device
         self.shape = (latents,) if samples == 1 else (samples, latents)
-        self.scales = torch.tensor(scales, device=device)
+        self.scales = torch.tensor(scales, dtype=torch.float64, device=device).float()
         self.kinds: list[tuple[Noise, Tensor, Streams]] = []
         self.kept: dict[str, Tensor] = {}
         for name in dict.fromkeys(names):

@@ -76,13 +76,14 @@ def elbo(
         return elbo_terms(vae, q, by(q, lambda z: vae.decoder(z).log_prob(x), n).mean(0))
     if estimator != "pathwise" or n != 1:
         raise ValueError(f"eps says what to draw, so it goes with neither {estimator=} nor {n=}")
-    _check_moves(vae)
+    check_moves(vae)
     sigma = q.sigma if detached is None else torch.where(detached, q.sigma.detach(), q.sigma)
     log_x = vae.decoder(reparameterize(q.mu, sigma, eps)).log_prob(x)
     return elbo_terms(vae, q, log_x.mean(0) if eps.ndim == 4 else log_x)
 
 
-def _check_moves(vae: VAE) -> None:
+def check_moves(vae: VAE) -> None:
+    """Raises `NotApplicable` for a VAE whose latents eps does not move."""
     if vae.latent != "normal":
         raise NotApplicable(
             "eps moves normal latents, and this VAE's are Bernoulli; use objective='elbo' with one of the "
@@ -105,7 +106,7 @@ class Draws:
     eps: Tensor
 
     def __post_init__(self) -> None:
-        _check_moves(self.vae)
+        check_moves(self.vae)
         expected = (*self.q.batch_shape, *self.q.event_shape)
         if self.eps.shape[1:] != expected:
             raise ValueError(

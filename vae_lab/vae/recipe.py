@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..settings import Count, NotNegative, Positive, Whole, check
 from .noise_registry import NOISES
 from .objectives import check_objective
 from .streams import per_replica, replica_seeds
 
-PER_REPLICA = ("noise", "noise_scale", "beta", "detach_sigma", "decoder_l2")
+KINDS: dict[str, Any] = {
+    "replicas": Count,
+    "epochs": Count,
+    "batch_size": Count,
+    "learning_rate": Positive,
+    "objective": str,
+    "estimator": str,
+    "samples": Count,
+    "test_every": Whole,
+}
+PER_REPLICA: dict[str, Any] = {
+    "noise": str,
+    "noise_scale": NotNegative,
+    "beta": NotNegative,
+    "detach_sigma": bool,
+    "decoder_l2": NotNegative,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +46,8 @@ class Recipe:
     first three go with `pathwise`, detach_sigma and beta with the ELBO. `seed` is the first replica's (the
     others follow by one) or a sequence.
 
-    Raises ValueError or KeyError for values that are out of range, unknown, or do not go together.
+    Raises ValueError or KeyError for values of another type, out of range, unknown, or that do not go
+    together.
     """
 
     replicas: int
@@ -49,17 +66,14 @@ class Recipe:
     test_every: int = 0
 
     def __post_init__(self) -> None:
-        for name in PER_REPLICA:
-            object.__setattr__(self, name, tuple(per_replica(name, getattr(self, name), self.replicas)))
-        object.__setattr__(self, "seed", tuple(replica_seeds(self.seed, self.replicas)))
-        for name, kind in {
-            "noise_scale": float,
-            "beta": float,
-            "decoder_l2": float,
-            "detach_sigma": bool,
-        }.items():
-            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
-        self._check_ranges()
+        values = {name: check(name, kind, getattr(self, name)) for name, kind in KINDS.items()}
+        for name, kind in PER_REPLICA.items():
+            values[name] = tuple(per_replica(name, getattr(self, name), self.replicas, kind))
+        values["seed"] = tuple(replica_seeds(self.seed, self.replicas))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        for noise in self.noise:
+            NOISES[noise]
         self._check_combination()
 
     @property
@@ -86,27 +100,6 @@ class Recipe:
                 raise TypeError(
                     f"no setting {name!r}; did you mean {nearest!r}? There are: {', '.join(known)}"
                 )
-
-    def _check_ranges(self) -> None:
-        if (
-            self.epochs < 1
-            or self.batch_size < 1
-            or self.test_every < 0
-            or not 0 < self.learning_rate < math.inf
-        ):
-            raise ValueError(
-                "epochs and batch_size are at least 1, test_every at least 0 and learning_rate is positive, "
-                f"got epochs={self.epochs}, batch_size={self.batch_size}, test_every={self.test_every}, "
-                f"learning_rate={self.learning_rate}"
-            )
-        if self.samples < 1:
-            raise ValueError(f"samples is at least 1, got {self.samples}")
-        for name in ("noise_scale", "beta", "decoder_l2"):
-            values = getattr(self, name)
-            if not all(0 <= value < math.inf for value in values):
-                raise ValueError(f"{name} is finite and not negative, got {list(values)}")
-        for name in self.noise:
-            NOISES[name]
 
     def _check_combination(self) -> None:
         check_objective(self.objective, self.estimator)

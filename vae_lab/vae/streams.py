@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import index
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ..settings import Seed, check, plain
+
 Sampler = Callable[[Sequence[int], Generator], Tensor]
 
 
-def per_replica(name: str, value: Any, replicas: int) -> list[Any]:
-    """One value per replica from a single one or a sequence of them."""
-    values = [value] * replicas if np.ndim(value) == 0 else list(value)
+def per_replica(name: str, value: Any, replicas: int, kind: Any) -> list[Any]:
+    """One value of a `kind` per replica, from a single one or a sequence of them."""
+    values = plain(value)
+    if not isinstance(values, tuple):
+        return [check(name, kind, values)] * replicas
     if len(values) != replicas:
         raise ValueError(
             f"{name}: expected 1 value or one for each of {replicas} replicas, got {len(values)}"
         )
-    return values
+    return list(check(name, tuple[kind, ...], values))
 
 
 def replica_seeds(seed: int | Sequence[int], replicas: int) -> list[int]:
     """One seed per replica: `seed, seed + 1, …` for an integer, or the given ones."""
-    if isinstance(seed, int | np.integer):
-        seeds = list(range(index(seed), index(seed) + replicas))
-    else:
-        seeds = [index(s) for s in seed]
-    if len(seeds) != replicas:
-        raise ValueError(f"expected 1 seed or one for each of {replicas} replicas, got {len(seeds)}")
-    if min(seeds) < 0:
-        raise ValueError(f"seeds are not negative, got {seeds}")
-    return seeds
+    seeds = per_replica("seed", seed, replicas, Seed)
+    return seeds if isinstance(plain(seed), tuple) else list(range(seeds[0], seeds[0] + replicas))
 
 
 def standard_normal(shape: Sequence[int], generator: Generator) -> Tensor:
@@ -62,8 +58,11 @@ class Streams:
 
     def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
         self.count = len(seeds)
+        self.device = torch.device(device)
         distinct = sorted(set(seeds))
-        self.generators = [_generator(seed, purpose, device) for seed in distinct]
+        # On the meta device numbers have no values, and nothing draws them.
+        drawn = [] if self.device.type == "meta" else distinct
+        self.generators = [_generator(seed, purpose, device) for seed in drawn]
         # Replicas that share a seed share its draws; None when there is nothing to rearrange.
         position = [distinct.index(seed) for seed in seeds]
         self._select = (
@@ -72,6 +71,8 @@ class Streams:
 
     def draw(self, sample: Sampler, *shape: int) -> Tensor:
         """`sample(shape, generator)` of each stream, stacked: (R, *shape)."""
+        if not self.generators:
+            return torch.empty(self.count, *shape, device=self.device)
         drawn = torch.stack([sample(shape, generator) for generator in self.generators])
         return drawn if self._select is None else drawn.index_select(0, self._select)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..data import Dataset
 from ..estimators import ESTIMATORS
 from ..estimators.costs import CostError
+from ..settings import check
 from .evaluation import evaluate
 from .model import VAE, as_items
 from .noise import TrainingNoise
@@ -25,13 +26,23 @@ from .recipe import Recipe
 from .streams import Streams, permutation, standard_uniform
 
 
+@torch.inference_mode(False)  # whatever the caller's block says of gradients
+@torch.enable_grad()
 @torch.random.fork_rng()  # leaves the caller's generators as they were
-def fit(vae: VAE, data: Dataset | Tensor, *, progress: bool = True, **settings: Any) -> pd.DataFrame:
+def fit(
+    vae: VAE,
+    data: Dataset | Tensor,
+    *,
+    test: Tensor | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
     """Train every replica of `vae` in place by Adam on reconstruction − beta · KL, or on another objective.
 
     `data` is a `Dataset` or a float tensor (items, features). The settings are those of `Recipe`: `epochs`,
     and where it differs from the default `batch_size`, `learning_rate`, `objective`, `estimator`, `samples`,
-    `noise`, `noise_scale`, `beta`, `detach_sigma`, `decoder_l2`, `seed` or `test_every`.
+    `noise`, `noise_scale`, `beta`, `detach_sigma`, `decoder_l2`, `seed` or `test_every`. What `test_every`
+    scores are the items `test`, by default those of the `Dataset`.
 
     `seed` decides batch order, binarisation and eps of its replica and nothing else does, so replica r equals
     the same model trained alone with the same seeds. Only estimators other than `pathwise` draw z for all
@@ -51,7 +62,8 @@ def fit(vae: VAE, data: Dataset | Tensor, *, progress: bool = True, **settings: 
     are no longer finite. Source: kingma2015adam for the optimiser.
     """
     Recipe.check_names(settings)
-    training = Training(vae, data, Recipe(replicas=vae.replicas, **settings))
+    progress = check("progress", bool, progress)
+    training = Training(vae, data, Recipe(replicas=getattr(vae, "replicas", 1), **settings), test)
     epochs = range(1, training.recipe.epochs + 1)
     bar = tqdm(epochs, "training", unit="epoch", disable=not progress, mininterval=1.0)
     return pd.concat([training.epoch(number) for number in bar], ignore_index=True)
@@ -67,8 +79,8 @@ _settings = [
     for field in fields(Recipe)
     if field.name != "replicas"
 ]
-_vae, _data, _progress, _ = signature(fit).parameters.values()
-fit.__signature__ = Signature([_vae, _data, *_settings, _progress])  # type: ignore[attr-defined]
+_vae, _data, _test, _progress, _ = signature(fit).parameters.values()
+fit.__signature__ = Signature([_vae, _data, *_settings, _test, _progress])  # type: ignore[attr-defined]
 
 
 class Training:
@@ -77,9 +89,14 @@ class Training:
     Raises as `fit` does for data that do not fit the model or the recipe.
     """
 
-    def __init__(self, vae: VAE, data: Dataset | Tensor, recipe: Recipe) -> None:
-        self.vae, self.data, self.recipe = vae, data, recipe
-        self.items = as_items(vae, data.train if isinstance(data, Dataset) else data)
+    def __init__(self, vae: VAE, data: Dataset | Tensor, recipe: Recipe, test: Tensor | None = None) -> None:
+        self.vae, self.recipe = vae, recipe
+        self.binarize = False
+        if isinstance(data, Dataset):
+            self.binarize = data.binarize == "dynamic"
+            test = data.test if test is None else test
+            data = data.train
+        self.items, self.test = as_items(vae, data), test
         self._check()
         device, seeds = self.items.device, recipe.seed
         self.order = Streams(seeds, "order", device)
@@ -95,13 +112,19 @@ class Training:
             device=device,
         )
         self.beta, self.decay = (
-            self.items.new_tensor(values).view(-1, 1) for values in (recipe.beta, recipe.decoder_l2)
+            torch.tensor(values, dtype=torch.float64).view(-1, 1).to(self.items)
+            for values in (recipe.beta, recipe.decoder_l2)
         )
         detached = torch.tensor(recipe.detach_sigma, device=device).view(-1, 1, 1)
         self.detached = detached if detached.any() else None
         named = vae.decoder.named_parameters() if any(recipe.decoder_l2) else ()
         self.penalised = [p for name, p in named if name.endswith("weight") and p.requires_grad]
-        self.optimizer = torch.optim.Adam(vae.parameters(), lr=recipe.learning_rate, fused=True)
+        self.weights: list[Tensor] = [p for p in vae.parameters() if p.requires_grad]
+        self.moved = self.weights
+        if vae._origin.dtype != self.items.dtype:
+            # Squares of gradients vanish in half precision, so Adam moves a copy in single precision.
+            self.moved = [p.detach().to(self.items.dtype) for p in self.weights]
+        self.optimizer = torch.optim.Adam(self.moved, lr=recipe.learning_rate, fused=True)
         if recipe.draws_by_itself:
             torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
         # glibc hands the memory of large tensors back to the kernel at every step, and takes it again page by
@@ -112,9 +135,15 @@ class Training:
     def _check(self) -> None:
         recipe, vae = self.recipe, self.vae
         if recipe.test_every:
-            if not isinstance(self.data, Dataset):
-                raise ValueError("test_every needs a Dataset, whose test items it scores; a tensor has none")
-            as_items(vae, self.data.test)
+            if self.test is None:
+                raise ValueError("test_every needs test items to score: a Dataset has them, else give test=…")
+            as_items(vae, self.test)
+        if any(p.is_inference() for p in vae.parameters()):
+            raise ValueError(
+                "the VAE was made under torch.inference_mode, where nothing trains; make it outside"
+            )
+        if not any(p.requires_grad for p in vae.parameters()):
+            raise ValueError("no weight of the VAE wants a gradient: vae.requires_grad_() thaws them")
         if recipe.draws_by_itself or vae.latent != "normal":
             # What the estimator requires, tried on one item. NaN is reported later.
             with suppress(CostError, RuntimeError):
@@ -125,7 +154,7 @@ class Training:
         """One pass over the data, and a row of the history for each replica."""
         order = self.order.draw(permutation, len(self.items))
         eps = None if self.recipe.draws_by_itself else self.noise.epoch(order).to(self.items)
-        totals = self.items.new_zeros(2, self.vae.replicas)
+        totals = self.items.new_zeros(2, self.vae.replicas, dtype=torch.float64)
         for first in range(0, len(self.items), self.recipe.batch_size):
             batch = slice(first, first + self.recipe.batch_size)
             x = self.batch(order[:, batch])
@@ -139,13 +168,13 @@ class Training:
                     raise
                 totals[:, lost] = math.nan
                 break
-            totals += torch.stack([term.detach().sum(-1) for term in terms])
+            totals += torch.stack([term.detach().sum(-1, dtype=torch.float64) for term in terms])
         return self.report(number, totals / len(self.items))
 
     def batch(self, index: Tensor) -> Tensor:
         """The items that `index` (R, B) names, binarised afresh where the data ask for it: (R, B, D)."""
         x = self.items.index_select(0, index.flatten()).unflatten(0, index.shape)
-        if isinstance(self.data, Dataset) and self.data.binarize == "dynamic":
+        if self.binarize:
             x = (self.pixels.draw(standard_uniform, *x.shape[1:]) < x).to(x.dtype)
         return x
 
@@ -153,13 +182,21 @@ class Training:
         """One step of the optimiser on a batch `x` (R, B, D); the terms of the ELBO before it, each (R,
         B)."""
         value, terms = self.objective(x, eps)
-        self.optimizer.zero_grad()
+        for weights in self.weights:
+            weights.grad = None
         # Minimise −mean over the batch; summing over replicas keeps each one's gradient its own.
         value.backward(torch.full_like(value, -1 / value.shape[-1]))
         for weights in self.penalised:
             assert weights.grad is not None
             weights.grad += self.decay.unsqueeze(-1) * weights.detach()
-        self.optimizer.step()
+        if self.moved is self.weights:
+            self.optimizer.step()
+        else:
+            for moved, weights in zip(self.moved, self.weights, strict=True):
+                moved.grad = None if weights.grad is None else weights.grad.to(moved)
+            self.optimizer.step()
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, self.moved)
         return terms
 
     def objective(self, x: Tensor, eps: Tensor | None) -> tuple[Tensor, Terms]:
@@ -178,7 +215,7 @@ class Training:
     def report(self, number: int, means: Tensor) -> pd.DataFrame:
         """The rows of epoch `number` from the `means` (2, R) of the two terms; raises if they are not
         finite."""
-        reconstruction, kl = means.double().cpu()
+        reconstruction, kl = means.cpu()
         # The last step of an epoch shows in the weights only.
         weights = [p.detach().flatten(1).isfinite().all(1) for p in self.vae.parameters()]
         finite = (reconstruction - kl).isfinite() & torch.stack(weights).all(0).cpu()
@@ -187,7 +224,7 @@ class Training:
             raise FloatingPointError(
                 f"loss or weights are not finite in epoch {number}, replica {r}: "
                 f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
-                f"with {self.recipe.of(r)}; try a smaller learning rate"
+                f"with {self.recipe.of(r)}; {self.advice()}"
             )
         rows = {
             "epoch": number,
@@ -199,7 +236,14 @@ class Training:
         }
         every = self.recipe.test_every
         if every and (number % every == 0 or number == self.recipe.epochs):
-            assert isinstance(self.data, Dataset)
-            scores = evaluate(self.vae, self.data.test, importance_samples=1, seed=number)
+            assert self.test is not None
+            scores = evaluate(self.vae, self.test, importance_samples=1, seed=number)
             rows["test_elbo"] = scores["elbo"]
         return pd.DataFrame(rows)
+
+    def advice(self) -> str:
+        """What most often helps where a loss is not finite."""
+        low, high = self.items.aminmax()
+        if max(-low, high) > 10:  # standard deviations, were they standardised; weights start for those
+            return f"standardise the data: they span {low:g} to {high:g}"
+        return "try a smaller learning rate"
