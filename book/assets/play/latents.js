@@ -35,7 +35,7 @@ vaePlay.decoder = ({ activation, layers }) => {
 
 vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
   const { html, svg, slider, button, select, announcer, panel, linear, clamp, picture, draw, unpack, fixed, normal } = vaePlay;
-  const decode = vaePlay.decoder(decoder), size = shape[0] * shape[1], kept = 23;
+  const decode = vaePlay.decoder(decoder), size = shape.reduce((a, b) => a * b), kept = 23;
   const originals = unpack(items.pictures);
   const original = (i) => Float32Array.from(originals.subarray(i * size, (i + 1) * size), (level) => level / 255);
   const classes = [...new Set([...codes.labels, ...items.labels])].sort((a, b) => a - b);

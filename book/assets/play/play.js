@@ -138,15 +138,21 @@ const vaePlay = (() => {
   const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-  // A grey picture: ink, more or less opaque, so that the page's own background shows through.
-  function picture(pixels, [height, width], label) {
+  // A grey picture: ink, more or less opaque, so that the page's own background shows through. One of three
+  // channels, one after the other in `pixels`, is red, green and blue.
+  function picture(pixels, shape, label) {
+    const [height, width] = shape.slice(-2);
     const canvas = html("canvas", { width, height, role: "img", "aria-label": label });
     draw(canvas, pixels);
     return canvas;
   }
   function draw(canvas, pixels) {
-    const image = new ImageData(canvas.width, canvas.height);
-    pixels.forEach((value, i) => { image.data[4 * i + 3] = Math.round(255 * value); });
+    const image = new ImageData(canvas.width, canvas.height), size = canvas.width * canvas.height;
+    const colour = pixels.length > size;
+    if (colour) for (let i = 0; i < size; i++) image.data[4 * i + 3] = 255;
+    pixels.forEach((value, i) => {
+      image.data[4 * (i % size) + (colour ? Math.floor(i / size) : 3)] = Math.round(255 * value);
+    });
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
