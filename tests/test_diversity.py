@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,17 @@ def test_information_is_nothing_for_equal_posteriors_and_ln_n_for_distant_ones()
         )
 
 
+@pytest.mark.parametrize(("spread", "sigma"), [(1e3, 1e-6), (1.0, 1e-8), (1e10, 1e-8)])
+def test_information_of_sharp_posteriors_is_ln_n(spread: float, sigma: float) -> None:
+    """Items lie so far apart that no other can be meant. A replica that is not sharp is none the wiser."""
+    mu = spread * items(160, 2).view(2, 80, 2)
+    sharp, soft = DiagonalNormal(mu, torch.full_like(mu, math.log(sigma))), posterior(1, 80, 2)
+    both = [torch.cat(pair) for pair in ((sharp.mu, soft.mu), (sharp.log_sigma, soft.log_sigma))]
+    found = mutual_information(DiagonalNormal(*both))
+    torch.testing.assert_close(found[:2].exp(), torch.full((2,), 80.0).double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[2:], mutual_information(soft), rtol=1e-9, atol=0)
+
+
 def test_information_of_linear_gaussian_latents_has_a_closed_form() -> None:
     """z_k = x_k + noise, with a variance s_k of x and 1 of the noise: Σ_k ½ ln(1 + s_k).
 
@@ -370,6 +382,32 @@ def test_copies_score_1_and_one_repeated_item_has_no_recall() -> None:
     assert collapsed["precision"] == 1 and collapsed["recall"] == 0 and collapsed["coverage"] <= 0.5
 
 
+@pytest.mark.parametrize("huge", [1e10, 1e200])
+def test_one_huge_value_moves_the_scores_of_one_item(huge: float) -> None:
+    real, generated = items(200, 6), items(180, 6, seed=1)
+    whole = manifold_scores(real, generated)
+    for which in range(2):
+        pair = [real.clone(), generated.clone()]
+        pair[which][0, 0] = huge
+        found = manifold_scores(pair[0], pair[1])
+        # The item itself, and those in whose balls, or whose balls', it was; density counts 5 of each.
+        assert all(abs(found[name] - whole[name]) < 0.05 for name in whole), found
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-10, 1e200, 1e300])
+def test_the_scale_of_the_samples_does_not_matter(scale: float) -> None:
+    a, b = items(60, 6), items(50, 6, seed=1)
+    assert manifold_scores(scale * a, scale * b) == manifold_scores(a, b)
+    assert vendi_score(scale * a) == pytest.approx(vendi_score(a), rel=1e-12)
+
+
+def test_clusters_far_apart_have_the_scores_of_each() -> None:
+    """Whatever the centre, a product of rows would cancel in one of the two."""
+    a, b, far = items(60, 6), items(50, 6, seed=1), 2.0**40
+    near = manifold_scores(a, b)
+    assert manifold_scores(torch.cat([a, a + far]), torch.cat([b, b + far])) == pytest.approx(near, abs=1e-12)
+
+
 def test_one_outlier_inflates_recall() -> None:
     real, generated = items(200, 2), 0.01 * items(200, 2, seed=1)
     outlier = torch.tensor([[50.0, 0.0]], dtype=torch.float64)
@@ -447,6 +485,10 @@ BROKEN[[2, 5], 1] = math.nan
             lambda: kid(GOOD, GOOD[:, :2]),
             "a and b must have the same features .* got 3 on cpu and 2 on cpu; take",
         ),
+        (lambda: kid(1e200 * GOOD, GOOD), "the distance is not finite: .* scale the samples"),
+        (lambda: mutual_information(posterior(1, 4, 2), seed=1.5), "seed should be a valid integer"),  # type: ignore[arg-type]
+        (lambda: active_units(posterior(1, 4, 2), math.nan), "threshold should be a finite number"),
+        (lambda: kl_per_latent(DiagonalNormal(GOOD[None] * 1e200, GOOD[None])), "out of all proportion"),
         (lambda: kid(GOOD, BROKEN), "b holds NaN or infinity in 2 items, the first is item 2"),
         (
             lambda: vendi_score(GOOD * (GOOD[:, :1] > 0)),
@@ -526,3 +568,26 @@ def test_the_classifier_says_what_its_features_say() -> None:
     # A tenth is chance; that 300 coins of one half fall so has a probability below 1e-6.
     assert right.sum() > 195
     assert torch.equal(Classifier(data).features(data.test), features), "the seed decides"
+    half = classifier.probabilities(data.test[:3].bfloat16().requires_grad_())
+    assert half.shape == (3, 10) and not half.requires_grad
+    for images, message in (
+        (data.test[:, :3], r"float images \(…, 64\), .* got torch.float32 \(300, 3\)"),
+        (data.test.numpy(), "got ndarray"),
+        (data.test[:0], "got none"),
+        (data.test * math.nan, "the images hold NaN or infinity"),
+    ):
+        for read in (classifier.features, classifier.probabilities):
+            with pytest.raises(ValueError, match=message):
+                read(images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("items", "classes"), [(5, 5), (1497, 1), (90, 10)])
+def test_a_classifier_needs_classes_with_items(items: int, classes: int) -> None:
+    data = load("digits", None)
+    few = replace(data, train=data.train[:items], train_labels=data.train_labels[:items] % classes)
+    with pytest.raises(
+        ValueError, match=f"a classifier needs 2 classes.* 'digits' has {items} items, by class"
+    ):
+        Classifier(few)
+    with pytest.raises(ValueError, match="expected a Dataset, whose labels name the classes, got Tensor"):
+        Classifier(data.train)  # type: ignore[arg-type]

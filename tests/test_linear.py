@@ -106,6 +106,22 @@ def test_ppca_refuses_k_out_of_range(k: int) -> None:
         ppca(DIGITS, k)
 
 
+@pytest.mark.parametrize(
+    ("x", "k", "message"),
+    [
+        (DIGITS[:0], 2, r"N at least 1, and 1 <= k < D, got shape \(0, 64\)"),
+        (DIGITS.numpy(), 2, "as a tensor, got ndarray; see torch.as_tensor"),
+        (DIGITS, 2.0, "k should be a valid integer, got 2.0"),
+        (DIGITS * 1e200, 2, "more than float64 can hold; standardise the items"),
+        (DIGITS * torch.nan, 2, "the items hold NaN or infinity"),
+    ],
+    ids=str,
+)
+def test_ppca_refuses_what_are_no_items(x: Any, k: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ppca(x, k)
+
+
 def test_ppca_refuses_what_has_no_solution() -> None:
     for wrong in (DIGITS[0], DIGITS[None]):
         with pytest.raises(ValueError, match=r"expected items \(N, D\)"):
@@ -133,6 +149,38 @@ def test_maximise_reaches_the_exact_likelihood_of_the_digits(k: int) -> None:
         assert value.max() < exact.log_likelihood + 1e-9, "no model is better"
     assert (vae.gains - exact.gains).abs().max() < 1e-4
     assert vae.expected_terms(DIGITS).kl.sub(exact.kl.sum()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e8])
+def test_maximise_finds_data_far_from_zero(offset: float) -> None:
+    x = rotated(EIGENVALUES)
+    reached = LinearVAE(6, 2).maximise(x + offset)
+    # The items keep 16 digits of their offset, and so their covariance.
+    tolerance = 1e-6 + 6 * offset * torch.finfo(x.dtype).eps / float(EIGENVALUES.min().sqrt())
+    assert reached.item() == pytest.approx(ppca(x, 2).log_likelihood, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "message"),
+    [
+        (torch.full((9, 6), 3.0), {}, "the items do not vary"),
+        (torch.full((9, 6), 1e8 + 0.1), {}, "the items do not vary"),
+        (items(1, 6), {}, "the items do not vary"),
+        (items(9, 6) * (torch.arange(6) < 2), {}, "2 latents explain all of the variance"),
+        (items(9, 6) * 1e200, {}, "more than float64 can hold"),
+        (items(9, 6), {"eps_mean": math.nan}, "eps_mean should be a finite number, got nan"),
+        (items(9, 6), {"eps_variance": -1.0}, "eps_variance should be greater than or equal to 0"),
+        (items(9, 6), {"beta": [1.0, math.inf]}, r"beta\[1\] should be a finite number"),
+        (items(9, 6), {"decoder_l2": "0"}, "decoder_l2 should be a valid number, got '0'"),
+        (items(9, 6), {"steps": 0}, "steps should be greater than or equal to 1"),
+    ],
+)
+def test_what_has_no_optimum_changes_nothing(x: Tensor, settings: dict[str, Any], message: str) -> None:
+    vae = LinearVAE(6, 2, replicas=2)
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match=message):
+        vae.maximise(x, **settings)
+    assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
 
 
 def test_likelihood_and_gains_against_scipy() -> None:

@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from vae_lab import VAE, DiagonalNormal
 from vae_lab.device import choose_device
@@ -165,6 +165,26 @@ def test_generate_is_the_same_prior_draw_for_all_replicas() -> None:
     assert not torch.equal(same, VAE(5, 2, replicas=2, seed=[1, 1]).generate(3, seed=3))
 
 
+class Elsewhere(VAE):
+    """Codes from two clusters, by a distribution of torch's that has no eps."""
+
+    @property
+    def prior(self) -> MixtureSameFamily:
+        means = Independent(Normal(torch.tensor([[-9.0, 0.0], [9.0, 5.0]]), torch.ones(2, 2)), 1)
+        return MixtureSameFamily(Categorical(torch.ones(2)), means)
+
+
+def test_generate_draws_from_the_prior_of_the_model() -> None:
+    vae, state = Elsewhere(5, 2, replicas=2), torch.get_rng_state()
+    made = vae.generate(200)
+    assert torch.equal(made, vae.generate(200)) and torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        clusters = vae.decoder(torch.tensor([[-9.0, 0.0], [9.0, 5.0]])).mean  # type: ignore[attr-defined]
+    assert made.shape == (2, 200, 5)
+    assert set(torch.cdist(made[0], clusters[0]).argmin(1).tolist()) == {0, 1}
+    assert not torch.equal(made, VAE(5, 2, replicas=2).generate(200))
+
+
 @pytest.mark.parametrize("latent", get_args(Latent))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_config_makes_the_model_again(activation: str, latent: Latent) -> None:
@@ -195,6 +215,17 @@ def test_bad_arguments_say_what_was_expected() -> None:
         VAE(5, replicas=3, seed=[1, 2])
     with pytest.raises(UnknownName, match="did you mean 'relu'"):
         VAE(5, activation="rellu")
+    for name, value, kind in (
+        ("features", 5.0, "integer"),
+        ("hidden", 128, "tuple"),
+        ("replicas", True, "integer"),
+        ("seed", None, "integer"),
+        ("sigma", "1", "number"),
+        ("channels", 3, "tuple"),
+        ("activation", None, "string"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} should be a valid {kind}, got {value!r}"):
+            VAE(**({"features": 5} | {name: value}))  # type: ignore[arg-type]
 
 
 def test_a_model_is_on_a_device_for_a_block_and_back_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

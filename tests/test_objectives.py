@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from vae_lab.measure.statistics import deviation_limit, moments
 from vae_lab.registry import UnknownName
 from vae_lab.vae.decoder import Likelihood
 from vae_lab.vae.encoder import Latent
+from vae_lab.vae.evaluation import evaluate_items
 from vae_lab.vae.model import as_items
 from vae_lab.vae.objectives import OBJECTIVES, Draws, Terms
 
@@ -138,6 +139,32 @@ def test_items_take_the_models_precision() -> None:
     single, double = evaluate(VAE(5, 2), x), evaluate(VAE(5, 2).double(), x.float())
     assert single["kl"][0] == pytest.approx(double["kl"][0], rel=1e-5)
     assert single["kl"][0] != double["kl"][0]
+
+
+def diverged(log_sigma: float) -> VAE:
+    vae = VAE(5, 2, replicas=2)
+    with torch.no_grad():
+        vae.encoder.stack.layers[-1].weight[1, :, 2:] = 0
+        vae.encoder.stack.layers[-1].bias[1, :, 2:] = log_sigma
+    return vae
+
+
+def test_scores_of_a_vanishing_sigma_are_those_of_double_precision() -> None:
+    """In float32 its square is 0, and what it adds to mu is lost; the KL has a closed form."""
+    vae, x, n = diverged(-60.0), torch.rand(4, 5), 20
+    with torch.no_grad():
+        mu = vae.encoder(x).mu[1].double()
+    kl = (0.5 * mu.square() - 0.5 + 60).sum(1)
+    scores = {name: values[1] for name, values in evaluate_items(vae, x, n).items()}
+    torch.testing.assert_close(scores["kl"], kl, rtol=1e-6, atol=0)
+    # z is mu to all digits, so that each log weight is that of mu, but for its own ½ eps².
+    low = scores["reconstruction"] - 0.5 * mu.square().sum(1) - 120
+    assert (scores["log_likelihood"] > low).all() and (scores["log_likelihood"] < low + 30).all()
+
+
+def test_scores_that_are_not_finite_name_replica_and_item() -> None:
+    with pytest.raises(FloatingPointError, match="not finite for 4 items of replica 1, the first is item 0"):
+        evaluate(diverged(-400.0), torch.rand(4, 5))
 
 
 def test_importance_samples_are_positive() -> None:
@@ -514,6 +541,30 @@ def test_what_to_draw_is_said_once() -> None:
     for name in OBJECTIVES:
         with pytest.raises(NotApplicable, match="such as 'disarm'"):
             OBJECTIVES[name](binary, x, eps.unsqueeze(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eps": torch.zeros(3, 4, 2)}, r"eps: expected \(2, 4, 2\), with or without .* got \(3, 4, 2\)"),
+        ({"eps": torch.zeros(1, 1, 2, 4, 2)}, r"eps: expected \(2, 4, 2\)"),
+        ({"eps": torch.zeros(2, 4, 2), "detached": torch.ones(2, 1, 1)}, "detached: expected truth values"),
+        ({"n": 2.0}, "n should be a valid integer, got 2.0"),
+        ({"x": torch.rand(4, 6)}, r"expected float items \(…, 5\), got torch.float32 \(4, 6\)"),
+        ({"x": torch.ones(4, 5, dtype=torch.int64)}, "got torch.int64"),
+    ],
+)
+def test_what_does_not_fit_the_bound_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        elbo(**({"vae": VAE(5, 2, replicas=2), "x": torch.rand(4, 5)} | changes))
+
+
+def test_replicates_of_q_are_no_samples() -> None:
+    """Three replicates of q with one eps each have three bounds."""
+    vae, x, eps = VAE(5, 2, replicas=2), torch.rand(4, 5), torch.randn(3, 2, 4, 2)
+    terms = elbo(vae, x, eps, q=vae.encoder(x).expand((3, 2, 4)))
+    for s in range(3):
+        torch.testing.assert_close(terms.elbo[s], elbo(vae, x, eps[s]).elbo)
 
 
 def test_binary_latents_are_scored_as_enumeration_does() -> None:

@@ -67,6 +67,18 @@ def test_image_rows_place_every_image() -> None:
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
 
 
+def test_images_of_three_channels_are_drawn_in_colour() -> None:
+    rows = {"a": 2 * torch.rand(2, 3 * 2 * 3, requires_grad=True)}
+    picture = plots.image_rows(rows, (3, 2, 3)).images[0].get_array()
+    assert picture.shape == (4, 10, 4)
+    second = rows["a"][1].detach().view(3, 2, 3).permute(1, 2, 0).clamp(0, 1)
+    np.testing.assert_allclose(picture[1:3, 6:9, :3], second)
+    assert (picture[1:3, 6:9, 3] == 1).all() and (picture[0, :, 3] == 0).all(), "paper between the images"
+    for shape, message in (((2, 3, 3), "drawn from 1 channel or 3"), ((3, 3), "number of features, 18")):
+        with pytest.raises(ValueError, match=message):
+            plots.image_rows(rows, shape)
+
+
 def test_latent_map_draws_every_item_as_its_label() -> None:
     labels = torch.tensor([0, 1, 1, 2])
     ax = plots.latent_map(torch.randn(4, 2), labels)

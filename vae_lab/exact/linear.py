@@ -322,6 +322,9 @@ class _Conditioned:
         self.whiten = axes / spread.clamp_min(self.LEAST_SPREAD * spread.mean()).sqrt() @ axes.T
         middle = vae.encoder(self.mean.unsqueeze(0))
         output = vae._layer(middle.reparameterize(eps_mean))
+        if (self.mean - output).square().sum(-1).max() > 1e4 * spread.sum():
+            # So far from the data, the search would be lost at once: it starts at their mean.
+            middle, output = DiagonalNormal(0 * middle.mu, middle.log_sigma), self.mean.expand_as(output)
         v = torch.linalg.solve(self.whiten, vae._head.weight[..., : vae.latents])
         leaves = [v, middle.mu, middle.log_sigma, vae._layer.weight, output, vae._log_scale]
         leaves = [leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in leaves]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..reparameterization import DiagonalNormal, reparameterize
+from ..settings import Count, check
 from ..vae.model import VAE, as_items
-from ..vae.objectives import elbo_terms
+from ..vae.objectives import check_broadcasts, check_moves, elbo_terms
 
 
 def frozen_posterior(z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,6 +37,7 @@ def frozen_posterior(z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return z - sigma * eps, sigma
 
 
+@torch.enable_grad()
 def fit_posterior(
     vae: VAE,
     x: Tensor,
@@ -52,11 +54,14 @@ def fit_posterior(
     a quadrature with `weights` (N,) that sum to 1; `beta` is a number, or (R, 1). Features where `seen`
     (B, D) is 0 do not count: the likelihood is that of the others, given z. Starts at the encoder's q,
     and goes by at most `steps` iterations of L-BFGS in the precision of `vae`: `vae.double()` where digits
-    count.
+    count. Raises ValueError for arguments that do not fit, and FloatingPointError if the search is lost.
     """
-    x = as_items(vae, x)
+    x, steps = as_items(vae, x), check("steps", Count, steps)
+    check_moves(vae)
     with torch.no_grad():
         start = vae.encoder(x)
+    check_broadcasts("eps", eps, start.mu.shape, samples=True)
+    eps = eps if eps.ndim > start.mu.ndim else eps.unsqueeze(0)
     mu, log_sigma = start.mu.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()
     share = (x.new_ones(len(eps)) / len(eps) if weights is None else weights.to(x)).view(-1, 1, 1)
     optimizer = torch.optim.LBFGS(
@@ -78,9 +83,12 @@ def fit_posterior(
         return value.detach()
 
     optimizer.step(loss)
+    if not (mu.isfinite().all() and log_sigma.isfinite().all()):
+        raise FloatingPointError("the search for q ended at parameters that are not finite; try vae.double()")
     return DiagonalNormal(mu.detach(), log_sigma.detach())
 
 
+@torch.enable_grad()
 def curvature(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """Diagonal of the Hessian of −log p(x|z) with respect to z, for items `x` (B, D) at `z` (..., R, B, Z):
     z's shape."""

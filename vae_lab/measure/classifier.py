@@ -8,21 +8,35 @@ import torch
 from torch import Generator, Tensor
 
 from ..data import Dataset
+from ..settings import Seed, check
 
 
 class Classifier:
     """A small network that names the class of an image, for its features: one hidden layer of 128 units.
 
     Trained by scikit-learn on at most 10,000 grey training items of `data`, chosen by `seed`, in seconds.
-    Trap: its features see what tells these classes apart, and little else. Source: pedregosa2011scikit.
+    Trap: its features see what tells these classes apart, and little else. Raises ValueError for data with
+    fewer than 20 items, or one class. Source: pedregosa2011scikit.
     """
 
     def __init__(self, data: Dataset, seed: int = 0) -> None:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
+        if not isinstance(data, Dataset):
+            raise ValueError(f"expected a Dataset, whose labels name the classes, got {type(data).__name__}")
+        seed = check("seed", Seed, seed)
         chosen = torch.randperm(len(data.train), generator=Generator().manual_seed(seed))[:10_000]
-        self.network = MLPClassifier((128,), max_iter=30, alpha=1e-3, early_stopping=True, random_state=seed)
+        counts = data.train_labels[chosen].unique(return_counts=True)[1]
+        # A tenth is held back to stop by, with items of each class.
+        if len(counts) < 2 or counts.min() < 2 or len(chosen) < 10 * len(counts):
+            raise ValueError(
+                "a classifier needs 2 classes, 2 items of each, and 10 times as many items as there are "
+                f"classes; {data.name!r} has {len(chosen)} items, by class {counts.tolist()}"
+            )
+        self.network = MLPClassifier(
+            (128,), max_iter=30, alpha=1e-3, early_stopping=True, random_state=seed % 2**32
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after 30 passes on purpose
             self.network.fit(data.train[chosen].numpy(), data.train_labels[chosen].numpy())
@@ -31,8 +45,24 @@ class Classifier:
         """What the hidden layer makes of images `x` (..., D): (..., 128), float64."""
         layers = (self.network.coefs_, self.network.intercepts_)
         weights, biases = (torch.as_tensor(layer[0]).double() for layer in layers)
-        return torch.relu(x.double() @ weights + biases)
+        return torch.relu(self._images(x).double() @ weights + biases)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Of each class for images `x` (n, D): (n, C)."""
-        return torch.as_tensor(self.network.predict_proba(x.numpy()))
+        return torch.as_tensor(self.network.predict_proba(self._images(x).numpy()))
+
+    def _images(self, x: Tensor) -> Tensor:
+        wanted = f"float images (…, {self.network.n_features_in_}), 1 or more and finite"
+        if (
+            not isinstance(x, Tensor)
+            or not x.is_floating_point()
+            or x.shape[-1:] != (self.network.n_features_in_,)
+        ):
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"expected {wanted}, got {got}")
+        if not x.numel() or not x.isfinite().all():
+            raise ValueError(
+                f"expected {wanted}, got none" if not x.numel() else "the images hold NaN or infinity"
+            )
+        x = x.detach().cpu()
+        return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..estimators import ESTIMATORS
+from ..settings import Count, Seed, Several, check
 from ..vae.model import VAE, as_items
 from ..vae.objectives import bound, check_objective
 
@@ -66,6 +67,7 @@ def latent_gradients(
     return torch.autograd.grad(value.sum(), leaf)[0]
 
 
+@torch.enable_grad()  # whatever the caller's block says
 @torch.random.fork_rng()  # leaves the caller's generators as they were
 def encoder_gradients(
     vae: VAE,
@@ -89,18 +91,20 @@ def encoder_gradients(
     """
     x = as_items(vae, x)
     check_objective(objective, estimator)
-    if replicates < 2 or n < 1:
-        raise ValueError(f"replicates is at least 2 and n at least 1, got {replicates=} and {n=}")
+    n, replicates = check("n", Count, n), check("replicates", Several, replicates)
     if vae.channels:
         raise ValueError(
             f"the moments are pushed back through dense layers only, and this VAE has channels={vae.channels}"
         )
-    torch.manual_seed(seed)
+    torch.manual_seed(check("seed", Seed, seed))
     numbers = vae.replicas * max(vae.features, vae.latents, *vae.hidden)
     evaluations = ESTIMATORS[estimator].evaluations(n, vae.prior)
     size = max(1, _CHUNK // (numbers * max(evaluations, 2 * vae.latents)))
     total = GradientMoments(
-        *({name: torch.zeros_like(p) for name, p in vae.encoder.named_parameters()} for _ in range(2))
+        *(
+            {name: torch.zeros_like(p, dtype=x.dtype) for name, p in vae.encoder.named_parameters()}
+            for _ in range(2)
+        )
     )
     for items in x.split(size):
         chunk = max(1, _CHUNK // (numbers * len(items) * evaluations))
@@ -117,6 +121,10 @@ def encoder_gradients(
         for sums, part in zip(total, parts, strict=True):
             for name in sums:
                 sums[name] += part[name]
+    if not all(part.isfinite().all() for sums in total for part in sums.values()):
+        raise FloatingPointError(
+            f"{x.dtype} cannot hold the squares of these gradients: standardise the data, or use vae.double()"
+        )
     return total
 
 
@@ -155,7 +163,7 @@ def _push_back(vae: VAE, x: Tensor, mean: Tensor, covariance: Tensor) -> Gradien
             moment[f"{name}.weight"] = factor.mT @ by_output
             moment[f"{name}.bias"] = by_output.sum(-2, keepdim=True)
         if position:
-            weight = layers[position].weight
+            weight = layers[position].weight.to(rows)
             rows = (rows.flatten(1, 2) @ weight.mT).unflatten(1, rows.shape[1:3])
             rows = rows * slopes[position - 1].unsqueeze(-2)
     return result
@@ -166,7 +174,7 @@ def _forward(vae: VAE, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     *hidden, _ = vae.encoder.stack.layers
     inputs, slopes = [x.expand(vae.replicas, *x.shape)], []
     for layer in hidden:
-        before = layer(inputs[-1]).detach().requires_grad_()
+        before = layer(inputs[-1].to(next(layer.parameters()).dtype)).to(x).detach().requires_grad_()
         with torch.enable_grad():
             after = vae.encoder.stack.activation(before)
             slopes += torch.autograd.grad(after.sum(), before)

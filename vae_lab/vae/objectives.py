@@ -26,6 +26,7 @@ from ..estimators import ESTIMATORS
 from ..estimators.costs import NotApplicable
 from ..registry import Registry
 from ..reparameterization import reparameterize
+from ..settings import Count, check
 from .model import VAE
 
 
@@ -70,16 +71,32 @@ def elbo(
     and moves mu only. Raises ValueError if both eps and an estimator are given, and what the estimator raises
     (`NotApplicable`, `CostError`). Source: kingma2014auto.
     """
+    if x.shape[-1:] != (vae.features,) or not x.is_floating_point():
+        raise ValueError(f"expected float items (…, {vae.features}), got {x.dtype} {tuple(x.shape)}")
     q = vae.encoder(x) if q is None else q
     if eps is None:
+        n = check("n", Count, n)
         by = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
         return elbo_terms(vae, q, by(q, lambda z: vae.decoder(z).log_prob(x), n).mean(0))
     if estimator != "pathwise" or n != 1:
         raise ValueError(f"eps says what to draw, so it goes with neither {estimator=} nor {n=}")
     check_moves(vae)
+    check_broadcasts("eps", eps, (*q.batch_shape, *q.event_shape), samples=True)
+    if detached is not None:
+        if detached.dtype != torch.bool:
+            raise ValueError(f"detached: expected truth values, got {detached.dtype}")
+        check_broadcasts("detached", detached, (*q.batch_shape, *q.event_shape))
     sigma = q.sigma if detached is None else torch.where(detached, q.sigma.detach(), q.sigma)
     log_x = vae.decoder(reparameterize(q.mu, sigma, eps)).log_prob(x)
-    return elbo_terms(vae, q, log_x.mean(0) if eps.ndim == 4 else log_x)
+    return elbo_terms(vae, q, log_x.mean(0) if eps.ndim > q.mu.ndim else log_x)
+
+
+def check_broadcasts(name: str, value: Tensor, shape: tuple[int, ...], samples: bool = False) -> None:
+    """Raises ValueError for a `value` that does not broadcast to `shape`, with an axis of samples before."""
+    own = value.shape[1:] if samples and value.ndim > len(shape) else value.shape
+    if len(own) > len(shape) or any(a not in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False)):
+        more = ", with or without an axis of samples before" if samples else ""
+        raise ValueError(f"{name}: expected {shape}{more}, got {tuple(value.shape)}")
 
 
 def check_moves(vae: VAE) -> None:
