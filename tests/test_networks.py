@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
-from vae_lab import VAE, DiagonalNormal
+from vae_lab import VAE, DiagonalNormal, NotApplicable, elbo
 from vae_lab.device import choose_device
 from vae_lab.registry import UnknownName
 from vae_lab.vae.encoder import Latent
@@ -183,6 +183,8 @@ def test_generate_draws_from_the_prior_of_the_model() -> None:
     assert made.shape == (2, 200, 5)
     assert set(torch.cdist(made[0], clusters[0]).argmin(1).tolist()) == {0, 1}
     assert not torch.equal(made, VAE(5, 2, replicas=2).generate(200))
+    with pytest.raises(NotApplicable, match=r"no KL from .* to a prior MixtureSameFamily: register one"):
+        elbo(vae, torch.rand(4, 5), torch.randn(2, 4, 2))
 
 
 @pytest.mark.parametrize("latent", get_args(Latent))

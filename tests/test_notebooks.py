@@ -160,6 +160,24 @@ def test_bad_parameters_stop_the_run_before_any_compute(tmp_path: Path) -> None:
     assert last == 4, "imports, parameters, papermill's parameters, and the check that fails"
 
 
+OWN_DATA = """import numpy as np
+
+from vae_lab.data import Loaded, dataset
+
+
+@dataset("own")
+def own():
+    images = np.random.default_rng(0).random((60, *{shape}))
+    return Loaded(images, np.arange(60) % 3, {shape}, np.arange(60) >= 40)"""
+
+
+@pytest.mark.parametrize(("shape", "changes"), [((3, 8, 10), {}), ((5, 7), {}), ((5, 7), {"channels": []})])
+def test_the_chapter_on_vaes_takes_images_of_any_shape(
+    shape: tuple[int, ...], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    fork("03_vae", tmp_path, OWN_DATA.format(shape=shape), **(SMALL | {"dataset": "own"} | changes))
+
+
 # Forks: the examples of the page on forking, as they stand there.
 
 FORKS = sections("fork", level=3)

@@ -463,7 +463,14 @@ class Stranger(VAE):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.extra = torch.nn.Linear(2, 2)
+
+
+class Scaled(VAE):
+    """Its config makes it again, but with another scale."""
+
+    def __init__(self, features: int, *, scale: float = 1.0, **settings: Any) -> None:
+        super().__init__(features, **settings)
+        self.scale = scale
 
 
 def test_a_subclass_is_loaded_as_what_it_is_or_not_at_all(tmp_path: Path) -> None:
@@ -475,11 +482,18 @@ def test_a_subclass_is_loaded_as_what_it_is_or_not_at_all(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes().replace(b".Shifted", b".Unknown"))
     with pytest.raises(ValueError, match=r"holds a .*\.Unknown; import or define this subclass of VAE first"):
         load_model(path)
-    changed = VAE(64, 4)
-    changed.decoder.stack = torch.nn.Identity()  # type: ignore[assignment]
-    for vae in (Stranger(64, 4), changed):
-        with pytest.raises(ValueError, match=r"is not this model, so it could not be loaded as what it is"):
+    module, activation = VAE(64, 4), VAE(64, 4)
+    module.decoder.stack = torch.nn.Identity()  # type: ignore[assignment]
+    activation.decoder.stack.activation = torch.sin
+    for vae, what in (
+        (Stranger(64, 4), "it raises an error"),
+        (module, "it has other modules"),
+        (activation, "its decoder.stack.activation is another"),
+        (Scaled(64, scale=7.0), "its scale is another"),
+    ):
+        with pytest.raises(ValueError, match=rf"could not be loaded as what it is \({what}\)"):
             save_model(vae, tmp_path / "other")
+    save_model(Scaled(64), tmp_path / path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

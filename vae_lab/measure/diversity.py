@@ -117,7 +117,7 @@ def kl_per_latent(q: DiagonalNormal) -> Tensor:
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     mu, log_sigma = _posterior(q)
-    return ((mu.square() + (2 * log_sigma).exp() - 1) / 2 - log_sigma).mean(1)
+    return ((mu.square() + (2 * log_sigma).expm1()) / 2 - log_sigma).mean(1)
 
 
 def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Tensor:

@@ -59,11 +59,11 @@ def latent_map(mu: Tensor, labels: Tensor, ax: Axes | None = None, sigma: Tensor
     deviation lies around each.
     """
     ax = ax or plt.gca()
-    points, classes = np.asarray(mu), np.asarray(labels)
+    points, classes = (np.asarray(torch.as_tensor(x).detach().cpu()) for x in (mu, labels))
     for k, color in zip(np.unique(classes), cycle(mpl.color_sequences["tab10"]), strict=False):
         chosen = classes == k
         if sigma is not None:
-            size = np.asarray(sigma)[chosen]
+            size = np.asarray(sigma.detach().cpu())[chosen]
             look: dict[str, Any] = {
                 "facecolors": "none",
                 "edgecolors": color,

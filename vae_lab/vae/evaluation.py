@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Bernoulli, kl_divergence
+from torch.distributions import Bernoulli, Distribution, kl_divergence
 
 from ..estimators.families import unwrap
 from ..reparameterization import DiagonalNormal
@@ -55,6 +55,8 @@ def evaluate_items(
     x = as_items(vae, x)
     importance_samples = check("importance_samples", Count, importance_samples)
     prior = vae.prior if prior is None else prior
+    if not isinstance(prior, Distribution):
+        raise ValueError(f"prior: expected a distribution over z, got {type(prior).__name__}")
     generator = Generator(x.device).manual_seed(check("seed", Seed, seed))
     # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
     # depend on the number of replicas, so that a replica draws the same eps in any company.

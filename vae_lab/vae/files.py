@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
+from torch import Tensor, nn
 
 from .model import VAE
 
@@ -32,13 +33,14 @@ def save_model(vae: VAE, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{name!r} is a folder, a device or a link in a circle; give the name of a file")
     kind = type(vae)
     try:
-        same, reason = _structure(_blank(kind, vae.config)) == _structure(vae), None
+        different, reason = _difference(_blank(kind, vae.config), vae), None
     except Exception as error:  # whatever the constructor of a subclass raises
-        same, reason = False, error
-    if not same:
+        different, reason = "it raises an error", error
+    if different:
         raise ValueError(
-            f"{kind.__qualname__}(**vae.config) is not this model, so it could not be loaded as what it is; "
-            f"let {kind.__qualname__}.config return the arguments that make it, or save vae.state_dict()"
+            f"{kind.__qualname__}(**vae.config) is not this model, so it could not be loaded as what it is "
+            f"({different}); let {kind.__qualname__}.config return all arguments that make it, or save "
+            "vae.state_dict()"
         ) from reason
     metadata = {"vae_lab": json.dumps(vae.config), "class": _name(kind)}
     content = serialize({k: v.contiguous() for k, v in vae.state_dict().items()}, metadata=metadata)
@@ -104,10 +106,23 @@ def _blank(kind: type[VAE], config: dict[str, Any]) -> VAE:
         return kind(**config)
 
 
-def _structure(vae: VAE) -> tuple[dict[str, type], dict[str, torch.Size]]:
-    """What a model is made of: the types of its modules, and the shapes of its weights."""
-    parts = {name: type(module) for name, module in vae.named_modules()}
-    return parts, {name: value.shape for name, value in vae.state_dict().items()}
+def _difference(a: VAE, b: VAE) -> str | None:
+    """Where two models differ in more than the values of their weights, in words."""
+    modules = dict(a.named_modules()), dict(b.named_modules())
+    if [(name, type(m)) for name, m in modules[0].items()] != [
+        (name, type(m)) for name, m in modules[1].items()
+    ]:
+        return "it has other modules"
+    weights = [{name: value.shape for name, value in vae.state_dict().items()} for vae in (a, b)]
+    if weights[0] != weights[1]:
+        return "its weights have other shapes"
+    for name, module in modules[0].items():
+        first, second = (vars(m) for m in (module, modules[1][name]))
+        for key in (first.keys() | second.keys()) - vars(nn.Module()).keys():
+            value = first.get(key)
+            if isinstance(value, Tensor) or value != second.get(key):
+                return f"its {name}{name and '.'}{key} is another"
+    return None
 
 
 def _check_shapes(kind: type[VAE], config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:

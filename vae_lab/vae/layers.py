@@ -25,7 +25,7 @@ def at_least_single(precision: torch.dtype) -> torch.dtype:
 
 def _uniform(streams: Streams, inputs: int, *shape: int) -> nn.Parameter:
     """Weights (R, *shape) uniform on ±1/√inputs, for outputs that see so many `inputs` each."""
-    return nn.Parameter(streams.draw(standard_uniform, *shape).sub_(0.5) * (2 / math.sqrt(inputs)))
+    return nn.Parameter(streams.draw(standard_uniform, *shape).sub_(0.5).mul_(2 / math.sqrt(inputs)))
 
 
 class Linear(nn.Module):

@@ -47,8 +47,18 @@ class Terms(NamedTuple):
 
 
 def elbo_terms(vae: VAE, q: Any, reconstruction: Tensor) -> Terms:
-    """A `reconstruction` (*batch) beside the KL of `q` to the prior, each q's batch shape."""
-    return Terms(reconstruction, kl_divergence(q, vae.prior.expand(q.batch_shape)))
+    """A `reconstruction` (*batch) beside the KL of `q` to the prior, each q's batch shape.
+
+    Raises `NotApplicable` for a prior to which torch knows no KL.
+    """
+    prior = vae.prior
+    try:
+        return Terms(reconstruction, kl_divergence(q, prior.expand(q.batch_shape)))
+    except NotImplementedError:
+        raise NotApplicable(
+            f"torch knows no KL from the encoder's {type(q).__name__} to a prior {type(prior).__name__}: "
+            "register one by torch.distributions.register_kl, or give such a prior to `evaluate` only"
+        ) from None
 
 
 def elbo(
