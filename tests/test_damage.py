@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,11 +145,17 @@ display({"text/plain": "ε", "application/vnd.vae-lab.claim+json": claim}, raw=T
 # Temporary folders
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, as that of a test beside others is not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def test_a_killed_job_leaves_nothing_for_ever(
-    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Checkout, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout.notebooks(one="if seed:\n" + "".join(f"    {line}\n" for line in WAIT.splitlines()))
-    (temporary := tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     with checkout.command("sweep", "one", "-p", "seed=1"):
         kernel, job = checkout.waiting()

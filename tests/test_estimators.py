@@ -23,12 +23,15 @@ from torch.distributions import (
     OneHotCategorical,
     OneHotCategoricalStraightThrough,
     Poisson,
+    TransformedDistribution,
     Uniform,
 )
+from torch.distributions.transforms import ExpTransform
 
 from vae_lab import (
     ESTIMATORS,
     DiagonalNormal,
+    Family,
     NotApplicable,
     benchmark,
     estimator,
@@ -337,6 +340,18 @@ class Unknown(Distribution):
         return torch.zeros(*sample_shape, dtype=torch.float64)
 
 
+class Skew(Normal):
+    """The skew normal, by its density alone."""
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        x = (value - self.loc) / self.scale
+        return math.log(2) + super().log_prob(value) + torch.special.log_ndtr(3 * x)
+
+
+SHARED = Family(lambda scale: Normal(t([0.0, 1.0]), scale), scale=t(1.0))
+TWICE = Family(lambda loc: TransformedDistribution(Normal(loc, 1.0), ExpTransform()), loc=t(0.0))
+
+
 REFUSALS = [
     ("pathwise", Categorical(logits=torch.zeros(3)), 1, "Categorical has no rsample"),
     ("pathwise", Poisson(t(2.0)), 1, "Poisson has no rsample"),
@@ -350,6 +365,13 @@ REFUSALS = [
     ("rloo", NORMAL, 1, "n is at least 2, got 1"),
     ("score_function_baseline", NORMAL, 1, "n is at least 2, got 1"),
     ("relax", Bernoulli(t(0.5)), 1, "n is at least 2, got 1"),
+    ("score_function_baseline", SHARED, 2, "share a parameter"),
+    ("finite_difference", TWICE, 1, "names no real-valued constructor arguments"),
+    ("pathwise", Skew(t(0.3), t(0.8)), 1, "Skew defines log_prob but inherits rsample"),
+    ("score_function", Skew(t(0.3), t(0.8)), 1, "Skew defines log_prob but inherits sample, rsample"),
+    ("measure_valued", Skew(t(0.3), t(0.8)), 1, "knows Skew, a subclass with another density by name only"),
+    ("antithetic", Skew(t(0.3), t(0.8)), 2, "inherits rsample"),
+    ("delta_control_variate", Skew(t(0.3), t(0.8)), 1, "inherits rsample"),
     ("measure_valued", Gamma(t(1.0), t(1.0)), 1, "no decomposition of the derivative of Gamma"),
     ("antithetic", NORMAL, 3, "n is even, got 3"),
     ("antithetic", Gamma(t(1.0), t(1.0)), 2, "it mirrors samples at loc"),

@@ -9,6 +9,7 @@ import torch
 from problems import BITS, FORMS, NORMAL, bits, parity, t
 from scipy import special, stats
 from scipy.integrate import quad
+from strips import random_problem
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
@@ -33,7 +34,7 @@ from torch.distributions import (
 )
 
 from vae_lab import DiagonalNormal, NotApplicable, exact_gradient
-from vae_lab.estimators.costs import CostError, Separable, bump, cosine, quadratic, step
+from vae_lab.estimators.costs import CostError, Separable, bump, cosine, quadratic, step, stochastic
 from vae_lab.estimators.von_mises import VonMises
 
 
@@ -160,22 +161,28 @@ def test_elements_of_a_batch_are_problems_of_their_own() -> None:
     ("q", "cost", "reason"),
     [
         (DiagonalNormal(torch.zeros(7), torch.zeros(7)), lambda z: z.prod(-1), r"event shape \(7,\)"),
-        (DiagonalNormal(torch.zeros(2), torch.zeros(2)), lambda z: (z > 0).double().prod(-1), "smooth cost"),
-        (Dirichlet(t([1.0, 2.0])), lambda z: z.prod(-1), "Dirichlet with event shape"),
+        (
+            Dirichlet(t([1.0, 2.0])),
+            lambda z: z.prod(-1),
+            "no coordinates are known for the support of Dirichlet",
+        ),
         (Uniform(t(0.0), t(1.0)), torch.square, "the support of Uniform moves with low, high"),
         (Bernoulli(t(0.0)), torch.square, "a probability of Bernoulli is 0 or 1 to rounding"),
         (Categorical(probs=t([0.0, 0.5, 0.5])), torch.square, "a probability of Categorical is 0 or 1"),
-        (StudentT(t(1.5)), torch.square, "StudentT has too heavy a tail"),
+        (StudentT(t(1.5)), torch.square, "StudentT with this cost: it has too heavy a tail"),
         (StudentT(t(2.1)), torch.square, "of the integral is out of reach"),
-        (HalfCauchy(t(1.0)), torch.positive, "HalfCauchy has too heavy a tail"),
+        (HalfCauchy(t(1.0)), torch.positive, "HalfCauchy with this cost: .* of the integral is out of reach"),
         (Independent(Bernoulli(torch.full((30,), 0.5)), 1), lambda z: z.sum(-1), r"2\^30 values"),
         (
             MixtureSameFamily(Categorical(torch.ones(2)), Normal(torch.zeros(2), torch.ones(2))),
             torch.square,
             "names no real-valued constructor arguments",
         ),
-        (DiagonalNormal(torch.zeros(100, 3), torch.zeros(100, 3)), lambda z: z.prod(-1), "ask for fewer"),
-        (NORMAL, lambda z: z @ torch.ones(3), "computed in float64, where the cost fails"),
+        (NORMAL, lambda z: z @ torch.ones(3), "computed in float64, where the cost or the density fails"),
+        (Normal(t(1e18), t(1.0)), lambda z: (z - 1e18) ** 2, "too narrow for float64 so far from zero"),
+        (NORMAL, stochastic(torch.square), "the cost is stochastic"),
+        (Beta(t(1e-3), t(1e-3)), torch.square, "too heavy a tail|out of reach|integrates to"),
+        (Gamma(t(0.01), t(1.0)), torch.cos, "out of reach"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -215,6 +222,41 @@ def test_a_growing_cost_hides_no_jump_and_no_tail() -> None:
             exact_gradient(lambda z, a=a: (a * z**2).exp(), Normal(t(0.0), t(1.0)))
 
 
+STRIPS = range(36)
+
+
+def test_random_strips_waves_and_bumps_are_right_or_refused() -> None:
+    """Features from a thousandth of a deviation to all of it, in one to three dimensions, along any
+    direction."""
+    answered = 0
+    for seed in STRIPS:
+        problem = random_problem(seed)
+        try:
+            found = exact_gradient(problem.cost, problem.q)
+        except NotApplicable:
+            continue
+        answered += 1
+        for parameter, expected in problem.gradient.items():
+            off = np.abs(found[parameter].numpy() - expected).max() / problem.size
+            assert off < 1e-6, f"seed {seed}, {problem.kind}, {parameter}: {off}"
+    assert answered >= len(STRIPS) / 2
+
+
+@pytest.mark.parametrize("width", [1e-3, 3e-3, 1e-2, 0.1])
+def test_a_narrow_strip_on_a_smooth_cost_is_seen(width: float) -> None:
+    try:
+        found = exact_gradient(lambda z: 0.1 * z**2 + ((z > 0.3) & (z < 0.3 + width)), Normal(t(0.0), t(1.0)))
+    except NotApplicable:
+        return
+    expected = stats.norm.pdf(0.3) - stats.norm.pdf(0.3 + width)
+    assert found["loc"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_cost_seen_nowhere_is_no_answer() -> None:
+    with pytest.raises(NotApplicable, match="the cost is 0 at all"):
+        exact_gradient(lambda z: ((z > 7.0) & (z < 7.0 + 1e-9)).to(z), Normal(t(0.0), t(1.0)))
+
+
 def test_an_infinite_result_is_none() -> None:
     with pytest.raises(NotApplicable, match="infinite"):
         exact_gradient(torch.log, Bernoulli(t(0.3)))
@@ -241,7 +283,7 @@ def test_a_cost_that_is_no_function_of_its_draw_is_named(
     ("cost", "message"),
     [
         (lambda z: z.sum(), "one value for each draw"),
-        (lambda z: z / z * math.nan, "the cost is NaN for"),
+        (lambda z: z / z * math.nan, "the cost is NaN on a share of 1 of q's mass"),
         (lambda z: 1, "got int"),
     ],
 )

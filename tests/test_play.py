@@ -101,7 +101,8 @@ def test_the_published_explorer_weighs_a_few_hundred_kilobytes() -> None:
     ]
     half = (int(width) + 1) // 2
     digits = load("digits")
-    data = replace(digits, test=torch.rand(len(digits.test), 784), shape=(28, 28))
+    train, test = (torch.rand(len(x), 784) for x in (digits.train, digits.test))
+    data = replace(digits, train=train, test=test, shape=(28, 28))
     explorer = latent_explorer(VAE(784, 2, (half, half)), data)
     assert len(json.dumps(explorer, default=pack)) < 500_000
 

@@ -310,7 +310,7 @@ def test_further_pages_join_where_their_data_are(checkout: Checkout, monkeypatch
     html = checkout.folder / "book/_build/html/chapters"
     assert {page.stem for page in html.glob("*.html")} == {"one"}
 
-    (checkout.folder / "data/mnist").mkdir(parents=True)
+    checkout.write("data/mnist/images", "an empty folder would not be data")
     run = checkout.run(*FURTHER)
     assert run.returncode == 0, run.stderr
     assert checkout.executed() == {"one", "one--mnist"}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .estimators import ESTIMATORS as ESTIMATORS
     from .estimators import estimator as estimator
     from .estimators.costs import NotApplicable as NotApplicable
+    from .estimators.family import Family as Family
     from .exact.oracle import exact_gradient as exact_gradient
     from .measure.benchmarking import benchmark as benchmark
     from .reparameterization import DiagonalNormal as DiagonalNormal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # for torch.
 HOMES = {
     "ESTIMATORS": "estimators",
+    "Family": "estimators.family",
     "NOISES": "vae.noise_registry",
     "VAE": "vae.model",
     "DiagonalNormal": "reparameterization",

@@ -52,7 +52,7 @@ def name_of(kind: str, own: Collection[str] = (), others: bool = False) -> Any:
 AtLeastTwo = Annotated[int, Field(ge=2)]  # what an interval needs
 AtLeastFifty = Annotated[int, Field(ge=50)]  # what nearest neighbours in a fifth of a sample need
 LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of heavy-tailed estimates
-PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
+PositiveInts = list[PositiveInt]
 CostName, DatasetName = name_of("cost"), name_of("dataset")
 EstimatorName, NoiseName, ObjectiveName = name_of("estimator"), name_of("noise"), name_of("objective")
 

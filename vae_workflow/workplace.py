@@ -93,4 +93,4 @@ def absent(parameters: Mapping[str, Any]) -> list[str]:
     import pooch
 
     folders = [os.environ.get("VAE_LAB_DATA"), DATA_SYSTEM, pooch.os_cache("vae_lab")]
-    return [name for name in wanted if not any((Path(f) / name).is_dir() for f in folders if f)]
+    return [name for name in wanted if not any(any((Path(f) / name).glob("*")) for f in folders if f)]

@@ -25,6 +25,7 @@ class CostError(ValueError):
     """A cost returned something that is not one finite or infinite number for each draw."""
 
 
+_COMPARED = 4096  # of the numbers in z, to see whether a cost has changed them
 # Their derivative is zero wherever it exists, so a gradient through them is silently lost.
 _STEPS = {"Sign", "Round", "Floor", "Ceil", "Trunc"}
 
@@ -40,15 +41,31 @@ class CheckedCost:
         self.cost, self.event_dims = cost, event_dims
 
     def __call__(self, z: Tensor) -> Tensor:
-        version = z._version
+        """The cost of z (..., *event), (...)."""
+        value = self.values(z)
+        if value.isnan().any():
+            draws = (
+                int(z.isnan().flatten(value.ndim).any(-1).sum()) if self.event_dims else int(z.isnan().sum())
+            )
+            own = f", of which {draws} are NaN themselves, as the sampler gave them" if draws else ""
+            raise CostError(f"the cost is NaN for {int(value.isnan().sum())} of {value.numel()} draws{own}")
+        return value
+
+    def values(self, z: Tensor) -> Tensor:
+        """The same, where NaN is let through."""
+        version, sample = z._version, z.detach().flatten()[:: max(1, z.numel() // _COMPARED)]
+        before = sample.clone()
         try:
             value = self.cost(z)
         except RuntimeError as error:
             if z.requires_grad and "requires grad" in str(error):  # asked for numpy, or the like
                 raise NotApplicable(f"the cost breaks the graph: {error}") from error
             raise
-        if z._version != version:
-            raise CostError("the cost changes z in place (an operation such as .sub_ or +=); work on a copy")
+        if z._version != version or not torch.equal(sample.nan_to_num(), before.nan_to_num()):
+            raise CostError(
+                "the cost changes z in place (an operation such as .sub_ or +=, through .data or numpy?); "
+                "work on a copy"
+            )
         expected = z.shape[: z.ndim - self.event_dims]
         if not isinstance(value, Tensor) or value.shape != expected:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -57,29 +74,42 @@ class CheckedCost:
                 f"event axes a tensor {tuple(expected)}, got {came}; reduce over the event axes only, as in "
                 ".sum(-1)"
             )
-        if value.isnan().any():
-            raise CostError(f"the cost is NaN for {int(value.isnan().sum())} of {value.numel()} draws")
+        if value.is_complex():
+            raise CostError(f"a cost returns real numbers, got {value.dtype}; take .real or .abs()")
+        if not value.is_floating_point():  # counts and truth values would wrap around in sums and differences
+            value = value.to(z.dtype)
         if z.requires_grad and torch.is_grad_enabled():
             self._check_path(z, value)
         return value
 
     def probe(self, draws: Tensor, others: Tensor) -> None:
-        """Raise `CostError` if the cost of a draw depends on chance, on other draws or on other problems.
+        """Raise `CostError` if the cost changes its draws, or if that of one depends on chance, on other
+        draws or on other problems.
 
-        `draws` and `others` are (M, *batch, *event), M >= 2.
+        `draws` and `others` are (M, *batch, *event), M >= 2, in the precision that the cost is meant for.
         """
         with torch.no_grad():
-            value = self(draws)
+            value = self.values(draws)
+            if is_stochastic(self.cost):
+                return
             batch = (slice(None), *[slice(0, 1)] * (value.ndim - 1))  # one problem of q's batch
             mixed = others.clone()
             mixed[batch] = draws[batch]
-            few = slice(0, len(draws) // 2)
-            pairs = [(self(draws[few]), value[few]), (self(mixed)[batch], value[batch])]
+            few = slice(len(draws) // 2, None)
+            pairs = [
+                (self.values(draws[few].clone()), value[few]),
+                (self.values(draws.flip(0)).flip(0), value),
+                (self.values(mixed)[batch], value[batch]),
+            ]
+        # Sums in another order round in another way.
+        rounding = 1e3 * torch.finfo(value.dtype).eps
         for again, first in pairs:
-            if not torch.allclose(again, first, rtol=1e-6, atol=1e-9 * float(first.abs().amax())):
+            size = float(first.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+            if not torch.allclose(again, first, rtol=rounding, atol=rounding * size, equal_nan=True):
                 raise CostError(
-                    "the cost of one draw is not a function of that draw: it changes with chance (dropout?), "
-                    "with the other draws, or with other elements of q's batch"
+                    "the cost of one draw is not a function of that draw: it changes with chance "
+                    "(dropout?), with the other draws (batch normalisation?), or with other elements of q's "
+                    "batch; if chance is meant, mark it with @stochastic"
                 )
 
     @staticmethod
@@ -108,6 +138,56 @@ class CheckedCost:
                 "the cost breaks the graph: its value has no path back to z (a comparison, .detach(), "
                 ".item(), numpy?); estimators that never differentiate the cost do not need one"
             )
+
+
+def stochastic(cost: Cost) -> Cost:
+    """Declare that a cost draws random numbers of its own, independent ones for each z, and means it.
+
+    Its expectation is then over those, too. No exact gradient is sought, and the cost is not held to give the
+    same value twice. Use it as a decorator, or around a cost: `stochastic(network_with_dropout)`.
+
+    >>> noisy = stochastic(lambda z: z**2 + torch.randn_like(z))
+    >>> is_stochastic(noisy), is_stochastic(torch.square)
+    (True, False)
+    """
+
+    def noisy(z: Tensor) -> Tensor:
+        return cost(z)
+
+    noisy.is_stochastic = True  # type: ignore[attr-defined]
+    return noisy
+
+
+def is_stochastic(cost: Cost) -> bool:
+    """Whether a cost was declared to be `stochastic`."""
+    return bool(getattr(cost, "is_stochastic", False))
+
+
+class Counter:
+    """Counts evaluations of a cost."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def take(self) -> int:
+        """The evaluations since last asked."""
+        count, self.count = self.count, 0
+        return count
+
+
+def counted(cost: Cost) -> tuple[Cost, Counter]:
+    """The same cost, and what counts its evaluations: of a `Separable` one, those of its term."""
+    counter = Counter()
+
+    def counting(inner: Cost) -> Cost:
+        def count(z: Tensor) -> Tensor:
+            value = inner(z)
+            counter.count += value.numel() if isinstance(value, Tensor) else 0
+            return value
+
+        return stochastic(count) if is_stochastic(inner) else count
+
+    return (Separable(counting(cost.term)) if isinstance(cost, Separable) else counting(cost)), counter
 
 
 class Separable:

@@ -20,6 +20,7 @@ from torch.distributions import (
     Distribution,
     Exponential,
     Laplace,
+    LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
     Poisson,
@@ -29,8 +30,8 @@ from torch.distributions import (
 from ..reparameterization import reparameterize
 from .contract import estimator, inject
 from .costs import CheckedCost, Cost
-from .families import kind, parameters, rebuild, unwrap
-from .requirements import normal, reparameterizable
+from .families import discrete, is_law, kind, parameters, rebuild, unwrap
+from .requirements import named, normal, own, reparameterizable
 
 
 def pairs(q: Distribution, cost: CheckedCost, n: int) -> str | None:
@@ -40,24 +41,38 @@ def pairs(q: Distribution, cost: CheckedCost, n: int) -> str | None:
 
 def symmetric(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """q is symmetric about its location."""
-    known = (Normal, Laplace, StudentT, Cauchy, MultivariateNormal)
-    if isinstance(unwrap(q), known):
+    known = (Normal, Laplace, StudentT, Cauchy, MultivariateNormal, LowRankMultivariateNormal)
+    if is_law(unwrap(q), *known):
         return None
-    return f"it mirrors samples at loc, so q is {', '.join(k.__name__ for k in known)}, not {kind(q)}"
+    return (
+        f"it mirrors samples at loc, so q is {', '.join(k.__name__ for k in known)}, not {named(q, *known)}"
+    )
 
 
 def invertible_cdf(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """q's coordinates are independent with an inverse distribution function that torch can differentiate."""
     base = unwrap(q)
-    if base.event_shape or base.support.is_discrete or type(base).icdf is Distribution.icdf:
+    if base.event_shape or discrete(q) or type(base).icdf is Distribution.icdf:
         return f"it needs independent continuous coordinates with an icdf, which {kind(q)} lacks"
+    return own(q, "icdf")
+
+
+def taken_apart(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """The parameters that move are arguments of the distribution's own constructor."""
+    try:
+        parameters(unwrap(q))
+    except TypeError as error:
+        return str(error)
     return None
 
 
 def weakly_differentiable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The parameter's derivative of q's density is known as a difference of two densities."""
-    if weak_derivatives.dispatch(type(unwrap(q))) is not weak_derivatives.dispatch(object):
+    known = [c for c in weak_derivatives.registry if c is not object]
+    if is_law(unwrap(q), *known):
         return None
+    if isinstance(unwrap(q), tuple(known)):
+        return f"weak_derivatives knows {named(q, *known)} by name only"
     return f"no decomposition of the derivative of {kind(q)} is registered in weak_derivatives"
 
 
@@ -152,7 +167,7 @@ def quasi_monte_carlo(q: Distribution, cost: Cost, n: int) -> Tensor:
     """Pathwise at n evenly spread points: a Sobol sequence, shifted at random once for each estimate."""
     base, size = unwrap(q), q.event_shape.numel()
     points = torch.quasirandom.SobolEngine(size).draw(n, dtype=torch.float64)
-    like = next(iter(parameters(base).values()))
+    like = next(iter(parameters(q).values()))
     shift = torch.rand(*q.batch_shape, size, dtype=torch.float64, device=like.device)
     u = (points.to(shift).view(n, *[1] * len(q.batch_shape), size) + shift).remainder(1)
     edge = torch.finfo(like.dtype).eps
@@ -201,7 +216,7 @@ def delta_control_variate(q: Distribution, cost: Cost, n: int) -> Tensor:
 
 @estimator(
     unbiased=False,
-    requires=(invertible_cdf,),
+    requires=(invertible_cdf, taken_apart),
     reference="glasserman2003monte",
     evaluations=lambda n, q: n * (1 + 2 * len(parameters(unwrap(q))) * q.event_shape.numel()),
 )

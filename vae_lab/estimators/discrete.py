@@ -25,21 +25,20 @@ from torch.nn.functional import softplus
 
 from .contract import estimator, inject, leave_one_out, sum_event
 from .costs import CheckedCost, Cost
-from .families import certain, unwrap
-from .requirements import several
+from .families import certain, is_law, unwrap
+from .requirements import named, several
 
 
 def bernoulli(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The coordinates of z are independent Bernoulli variables."""
-    base = unwrap(q)
-    return certain(q) if isinstance(base, Bernoulli) else f"it needs a Bernoulli, got {type(base).__name__}"
+    return certain(q) if is_law(unwrap(q), Bernoulli) else f"it needs a Bernoulli, got {named(q, Bernoulli)}"
 
 
 def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The coordinates of z are Bernoulli variables or one-hot vectors."""
-    if isinstance(unwrap(q), Bernoulli | OneHotCategorical):
+    if is_law(unwrap(q), Bernoulli, OneHotCategorical):
         return certain(q)
-    return f"it needs a Bernoulli or a OneHotCategorical, got {type(unwrap(q)).__name__}"
+    return f"it needs a Bernoulli or a OneHotCategorical, got {named(q, Bernoulli, OneHotCategorical)}"
 
 
 @estimator(unbiased=False, requires=(relaxable,), reference="jang2017categorical")

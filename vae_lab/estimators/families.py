@@ -1,25 +1,73 @@
 """Families of distributions, as functions of their parameters.
 
-Any torch distribution can be taken apart into the arguments of its constructor (`parameters`) and put
-together again from others (`rebuild`); estimators and oracles need no more than that.
+A family is a function from named parameters to a distribution. `family.Family` holds one; a ready-made torch
+distribution is taken apart into the arguments of its constructor (`parameters`) and put together again from
+others (`rebuild`). Estimators and oracles need no more than that.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, constraints
+from torch.distributions.utils import logits_to_probs, probs_to_logits
+
+from .family import Copies, Family
+
+# Which density, which sampler
 
 
 def unwrap(q: Distribution) -> Any:
-    """The distribution of one coordinate: what is inside `Independent`, or `q` itself."""
-    while isinstance(q, Independent):
-        q = q.base_dist
-    return q
+    """The distribution of one coordinate: what is inside a `Family` or torch's `Independent`, or `q`
+    itself."""
+    while True:
+        if isinstance(q, Family | Copies):
+            q = q.base
+        elif isinstance(q, Independent) and type(q).log_prob is Independent.log_prob:
+            q = q.base_dist
+        else:
+            return q
 
+
+def kind(q: Distribution) -> str:
+    """The name of the distribution of one coordinate."""
+    return type(unwrap(q)).__name__
+
+
+def foreign(q: Distribution, *methods: str) -> list[str]:
+    """Those of `methods` that `q` inherits from a class with another density than the one that `q` has."""
+    return [
+        name
+        for name in methods
+        if (owner := next((c for c in type(q).__mro__ if name in vars(c)), Distribution)) is not Distribution
+        and not _same_density(q, owner)
+    ]
+
+
+def is_law(base: Any, *families: type[Distribution]) -> bool:
+    """Whether a distribution of one coordinate is one of `families` in density, and not only in name: a
+    subclass with another density is another law."""
+    return any(isinstance(base, family) and _same_density(base, family) for family in families)
+
+
+def _same_density(q: Distribution, parent: type[Distribution]) -> bool:
+    """Whether the density of `q` is that of a class it derives from, seen at some draws."""
+    ours, theirs = type(q).log_prob, parent.log_prob
+    if ours is theirs or theirs is Distribution.log_prob:
+        return True
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            z = q.sample(Size((16,)))
+            return bool(torch.allclose(theirs(q, z), q.log_prob(z), rtol=1e-3, atol=1e-3))
+        except (RuntimeError, ValueError, TypeError, AttributeError):
+            return False
+
+
+# Parameters
 
 # Constructors take one of each group. Torch computes the others when they are first asked for.
 _ALTERNATIVES = ({"probs", "logits"}, {"covariance_matrix", "precision_matrix", "scale_tril"})
@@ -28,24 +76,60 @@ _ALTERNATIVES = ({"probs", "logits"}, {"covariance_matrix", "precision_matrix", 
 def parameters(q: Distribution) -> dict[str, Tensor]:
     """The real-valued arguments that `q` was constructed from: name -> tensor, with its graph.
 
-    Those of what is inside, where `q` is torch's `Independent`. Counts, such as a binomial's
+    Those of a `Family`, or of what is inside torch's `Independent`. Counts, such as a binomial's
     `total_count`, are not differentiated and so left out. Raises TypeError where there are none.
 
     >>> from torch.distributions import Normal
     >>> sorted(parameters(Normal(torch.zeros(3), torch.ones(3))))
     ['loc', 'scale']
     """
-    if type(q) is Independent:
-        return parameters(q.base_dist)
-    holder = vars(getattr(q, "_categorical", q))  # where torch's one-hot categorical keeps its argument
-    names = [name for name, constraint in q.arg_constraints.items() if not constraint.is_discrete]
+    if isinstance(q, Family):
+        return q.given
+    if isinstance(q, Copies) or _plain(q):
+        return parameters(q.base if isinstance(q, Copies) else q.base_dist)
+    holder = getattr(q, "_categorical", q)  # where torch's one-hot categorical keeps its argument
+    try:
+        constraints_of = q.arg_constraints
+    except NotImplementedError:
+        constraints_of = {}
+    names = [name for name, constraint in constraints_of.items() if not constraint.is_discrete]
     for group in _ALTERNATIVES:
         if group & set(names):
-            given = next((name for name in holder if name in group), "logits")  # the first that was set
-            names = [name for name in names if name not in group - {given}]
+            names = [name for name in names if name not in group - {_given_one(holder, group)}]
     if not names:
-        raise TypeError(f"{type(q).__name__} names no real-valued constructor arguments (arg_constraints)")
-    return {name: getattr(q, name) for name in names}
+        raise TypeError(
+            f"{type(q).__name__} names no real-valued constructor arguments (arg_constraints); say what to "
+            "differentiate with respect to: Family(build, name=tensor, ...)"
+        )
+    try:
+        return {name: getattr(q, name) for name in names}
+    except (AttributeError, NotImplementedError) as error:
+        raise TypeError(
+            f"{type(q).__name__} does not keep an argument that its arg_constraints name ({error}); use "
+            "Family(build, name=tensor, ...)"
+        ) from error
+
+
+def _plain(q: Distribution) -> TypeGuard[Independent]:
+    """Whether `q` is torch's `Independent`, or another package's that adds no parameters to it."""
+    return isinstance(q, Independent) and not q.arg_constraints
+
+
+def _given_one(holder: Any, group: set[str]) -> str:
+    """Which one of alternative arguments a distribution was made from, though torch may have computed others
+    since, and copied both."""
+    held = [name for name in vars(holder) if name in group]
+    if set(held) == {"probs", "logits"}:
+        binary = not holder.event_shape and type(holder).__name__ != "Categorical"
+        computed = {
+            "logits": torch.equal(holder.probs, logits_to_probs(holder.logits, is_binary=binary)),
+            "probs": torch.equal(holder.logits, probs_to_logits(holder.probs, is_binary=binary)),
+        }
+        if sum(computed.values()) == 1:
+            return next(name for name, others in computed.items() if others)
+        if hasattr(holder, "_param"):  # both agree to the last bit
+            return "logits" if holder._param is holder.logits else "probs"
+    return next(iter(held), "logits")  # the first that was set
 
 
 def rebuild(q: Distribution, **values: Tensor) -> Distribution:
@@ -54,34 +138,71 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
     New leading axes of the values become new batch axes. Above the diagonal of a triangular argument there is
     nothing to differentiate with respect to, so that its gradient there is zero.
     """
-    if type(q) is Independent:
+    if isinstance(q, Family):
+        return Family.__new__(Family)._hold(q.build, values)
+    if isinstance(q, Copies):
+        return rebuild(q.base, **values)
+    if _plain(q):
         return Independent(rebuild(q.base_dist, **values), q.reinterpreted_batch_ndims, validate_args=False)
     alternatives = set().union(*(group for group in _ALTERNATIVES if group & set(values)))
-    for name, argument in inspect.signature(type(q)).parameters.items():
-        if name in values or name in alternatives or name == "validate_args":
+    arguments: dict[str, Any] = dict(values)
+    signature = inspect.signature(type(q)).parameters
+    for name, argument in signature.items():
+        if (
+            name in values
+            or name in alternatives
+            or argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL)
+        ):
             continue
         given = getattr(q, name, getattr(q, f"_{name}", argument.default))
         if given is inspect.Parameter.empty:
-            raise TypeError(f"{type(q).__name__} does not keep its constructor's argument {name!r}")
-        values[name] = given
+            raise TypeError(
+                f"{type(q).__name__} does not keep its constructor's argument {name!r}; keep it as an "
+                "attribute, or use Family(build, name=tensor, ...)"
+            )
+        arguments[name] = given
     for name, constraint in q.arg_constraints.items():
-        if constraint is constraints.lower_cholesky and name in values:
-            values[name] = values[name].tril()
-    return type(q)(**values, validate_args=False)  # type: ignore[arg-type]
+        if constraint is constraints.lower_cholesky and name in arguments:
+            arguments[name] = arguments[name].tril()
+    if "validate_args" in signature:  # a parameter on the way may lie outside
+        arguments["validate_args"] = False
+    return type(q)(**arguments)
 
 
-def support_bounds(base: Any) -> dict[str, Any]:
-    """`lower_bound` and `upper_bound` of the support of a distribution of one coordinate, those it has."""
-    support = base.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return {name: v for name, v in vars(support).items() if name in ("lower_bound", "upper_bound")}
+# Supports
 
 
-def moving_with(base: Any) -> list[str]:
-    """The real-valued arguments of a distribution of one coordinate that move the ends of its support."""
-    real = [name for name, constraint in base.arg_constraints.items() if not constraint.is_discrete]
-    return [name for name in real if any(getattr(base, name) is v for v in support_bounds(base).values())]
+def support(q: Distribution) -> Any:
+    """The support of one coordinate, as one of torch's constraints; of real numbers where q does not say."""
+    try:
+        found = unwrap(q).support
+    except (NotImplementedError, AttributeError):
+        return constraints.real
+    while hasattr(found, "base_constraint"):
+        found = found.base_constraint
+    return found
+
+
+def discrete(q: Distribution) -> bool:
+    """Whether q says that its draws are discrete."""
+    return bool(support(q).is_discrete)
+
+
+def support_bounds(q: Distribution) -> dict[str, Any]:
+    """`lower_bound` and `upper_bound` of the support of one coordinate, those it has."""
+    return {name: v for name, v in vars(support(q)).items() if name in ("lower_bound", "upper_bound")}
+
+
+def moving_with(q: Distribution) -> list[str]:
+    """The parameters of `q` that move the ends of its support, as far as the support says so."""
+    leaves = {name: p.detach().clone().requires_grad_() for name, p in parameters(q).items()}
+    with torch.enable_grad():
+        bounds = support_bounds(rebuild(q, **leaves)).values()
+        moving = [bound.sum() for bound in bounds if isinstance(bound, Tensor) and bound.requires_grad]
+        if not moving:
+            return []
+        slopes = torch.autograd.grad(torch.stack(moving).sum(), list(leaves.values()), allow_unused=True)
+    return [name for name, slope in zip(leaves, slopes, strict=True) if slope is not None]
 
 
 def certain(q: Distribution) -> str | None:
@@ -91,15 +212,10 @@ def certain(q: Distribution) -> str | None:
     Torch keeps given probabilities a rounding error away from 0 and 1, where its derivative is then zero.
     """
     try:
-        given = parameters(q)["probs"]
+        given = parameters(unwrap(q))["probs"]
     except (KeyError, TypeError):  # q was not made from them, or names no parameters
         return None
     margin = torch.finfo(given.dtype).eps
     if not ((given < margin) | (given > 1 - margin)).any():
         return None
     return f"a probability of {type(unwrap(q)).__name__} is 0 or 1 to rounding, where torch has no derivative"
-
-
-def kind(q: Distribution) -> str:
-    """The name of the distribution of one coordinate."""
-    return type(unwrap(q)).__name__

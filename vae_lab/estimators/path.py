@@ -11,8 +11,8 @@ from torch.distributions import VonMises as _VonMises
 from ..reparameterization import reparameterize
 from .contract import estimator
 from .costs import CheckedCost, Cost
-from .families import kind, unwrap
-from .requirements import normal, periodic, reparameterizable
+from .families import discrete, is_law, kind, unwrap
+from .requirements import normal, own, periodic, reparameterizable
 from .von_mises import von_mises_path
 
 # Distributions whose rsample in torch is the implicit reparameterization.
@@ -24,11 +24,11 @@ def implicit(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     base = unwrap(q)
     if isinstance(base, _VonMises):
         return periodic(q, cost, n)
-    if isinstance(base, _BUILT_IN):
+    if is_law(base, *_BUILT_IN):
         return None
-    if base.event_shape or base.support.is_discrete or type(base).cdf is Distribution.cdf:
+    if base.event_shape or discrete(q) or type(base).cdf is Distribution.cdf:
         return f"it needs a continuous distribution function of each coordinate, which {kind(q)} lacks"
-    return None
+    return own(q, "cdf", "sample", "rsample")
 
 
 @estimator(unbiased=True, requires=(reparameterizable,), reference="kingma2014auto")
@@ -57,7 +57,7 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
     distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf.
     """
     base = unwrap(q)
-    if isinstance(base, _BUILT_IN):
+    if is_law(base, *_BUILT_IN):
         return cost(q.rsample(torch.Size((n,))))
     z = q.sample(torch.Size((n,)))
     if isinstance(base, _VonMises):

@@ -10,17 +10,29 @@ from torch.distributions import Distribution, Normal
 from torch.distributions import VonMises as _VonMises
 
 from .costs import CheckedCost
-from .families import certain, kind, moving_with, unwrap
+from .families import certain, discrete, foreign, is_law, kind, moving_with, parameters, unwrap
+from .family import Copies, Family
 
 
 def reparameterizable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
-    """q has `rsample`, and on a circle the cost is periodic."""
-    if not q.has_rsample or unwrap(q).support.is_discrete:
+    """q has an `rsample` of its own density, and on a circle the cost is periodic."""
+    if not q.has_rsample or discrete(q):
         return (
-            f"{type(unwrap(q)).__name__} has no rsample (a discrete sample does not move with parameters, "
+            f"{kind(q)} has no rsample (a discrete sample does not move with parameters, "
             "and for some others torch knows no path); estimators by the score need none"
         )
-    return periodic(q, cost, n)
+    return own(q, "rsample") or periodic(q, cost, n)
+
+
+def own(q: Distribution, *methods: str) -> str | None:
+    """`methods` belong to the density that q has."""
+    base = unwrap(q)
+    if not (inherited := foreign(base, *methods)):
+        return None
+    return (
+        f"{kind(q)} defines log_prob but inherits {', '.join(inherited)} from a class with another density; "
+        "define what belongs to its own"
+    )
 
 
 def periodic(q: Distribution, cost: CheckedCost, n: int) -> str | None:
@@ -38,13 +50,25 @@ def periodic(q: Distribution, cost: CheckedCost, n: int) -> str | None:
 
 
 def differentiable_density(q: Distribution, cost: CheckedCost, n: int) -> str | None:
-    """q has a density or mass function, on a support that stays where it is."""
+    """q has a density or mass function of its own, on a support that stays where it is."""
     base = unwrap(q)
     if type(base).log_prob is Distribution.log_prob:
-        return f"{type(base).__name__} has no log_prob, and the score is its gradient"
-    if moving := moving_with(base):
+        return f"{kind(q)} has no log_prob, and the score is its gradient"
+    if moving := moving_with(q):
         return f"the support of {kind(q)} moves with {', '.join(moving)}"
-    return certain(q)
+    return own(q, "sample", "rsample") or certain(q)
+
+
+def aligned(q: Distribution, cost: CheckedCost, n: int) -> str | None:
+    """The first axes of each parameter are those of q's batch, or there is no batch but that of
+    replicates."""
+    batch = q.batch_shape
+    apart = all(p.shape[: len(batch)] == batch for p in parameters(q).values())
+    if apart or (isinstance(q, Family | Copies) and q.own_batch == () and len(batch) <= 1):
+        return None
+    return (
+        f"elements of q's batch {tuple(batch)} share a parameter, and it weighs the score of each by itself"
+    )
 
 
 def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:
@@ -54,4 +78,11 @@ def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:
 
 def normal(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """The coordinates of z are independent normal variables."""
-    return None if isinstance(unwrap(q), Normal) else f"it needs a Normal, got {type(unwrap(q)).__name__}"
+    return None if is_law(unwrap(q), Normal) else f"it needs a Normal, got {named(q, Normal)}"
+
+
+def named(q: Distribution, *families: type[Distribution]) -> str:
+    """What q is, for a message, and that it is one of `families` in name only."""
+    if isinstance(unwrap(q), families):
+        return f"{kind(q)}, a subclass with another density"
+    return kind(q)

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .contract import estimator, leave_one_out
+from .copies import score_terms
 from .costs import Cost
-from .families import parameters, rebuild
-from .requirements import differentiable_density, several
+from .families import parameters
+from .requirements import aligned, differentiable_density, several
 
 
 @estimator(unbiased=True, requires=(differentiable_density,), reference="williams1992simple")
@@ -20,7 +21,9 @@ def score_function(q: Distribution, cost: Cost, n: int) -> Tensor:
     return f + f.detach() * (log_q - log_q.detach())
 
 
-@estimator(unbiased=True, requires=(differentiable_density, several), reference="greensmith2004variance")
+@estimator(
+    unbiased=True, requires=(differentiable_density, several, aligned), reference="greensmith2004variance"
+)
 def score_function_baseline(q: Distribution, cost: Cost, n: int) -> Tensor:
     """(f(z) − b) ∇log q(z), b the optimal constant E[f s²] / E[s²] of each parameter (s the score).
 
@@ -29,9 +32,7 @@ def score_function_baseline(q: Distribution, cost: Cost, n: int) -> Tensor:
     """
     z = q.sample(torch.Size((n,)))
     f, given = cost(z), parameters(q)
-    with torch.enable_grad():
-        copies = {name: p.detach().expand(n, *p.shape).clone().requires_grad_() for name, p in given.items()}
-        scores = torch.autograd.grad(rebuild(q, **copies).log_prob(z).sum(), list(copies.values()))
+    scores = score_terms(q, z)
     surrogate = f
     for parameter, s in zip(given.values(), scores, strict=True):
         # A parameter may have more axes than q's batch; they line up from the left.

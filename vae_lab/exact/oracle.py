@@ -4,289 +4,319 @@ The oracle `exact_gradient` differentiates the expectation under the integral,
 
     ∇ E_q[f(z)] = ∫ f(z) ∇q(z) dz,
 
-so the cost itself need not have a derivative. The integral is a finite sum where q has finite support, an
-even grid for smooth costs of normals, and adaptive quadrature for other distributions of one
-variable. Each rule is refined until it no longer moves; where none applies or none settles, the answer
-is `NotApplicable`, never a Monte Carlo value.
+so the cost itself need not have a derivative. The density is the one that q's own `log_prob` gives, whatever
+q's class is called. The integral is a sum where q is discrete; for continuous q of one to three variables it
+is taken by rules of different kind, which have to agree (see `quadrature`). Where none applies or they do not
+agree, the answer is `NotApplicable`, never a Monte Carlo value.
 
-A rule sees the cost at its points only. What happens between them, such as a spike much narrower than 1/250
-of a standard deviation, it cannot know of.
+A rule sees the cost at its points only. What happens within less than about a thousandth of a deviation, in
+several dimensions a hundredth, none of them can know if much else happens, too.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Beta, Dirichlet, Distribution, MultivariateNormal, Normal
-from torch.distributions import VonMises as _VonMises
+from torch.distributions import Beta, Dirichlet, Distribution
 
-from ..estimators.costs import CheckedCost, Cost, NotApplicable, Separable
-from ..estimators.families import certain, kind, parameters, rebuild, unwrap
-from .quadrature import chart, counts, edge, normal_grid, support
+from ..estimators.copies import directional_scores, score_terms, varied
+from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, Separable, is_stochastic
+from ..estimators.families import certain, discrete, is_law, kind, parameters, rebuild, support, unwrap
+from ..estimators.family import Family
+from .charts import chart, trimmed
+from .enumeration import counts, values_of
+from .lines import Nodes
+from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed
 
-# Numbers of z in q's batch that some 10,000 points, or those of a grid in several dimensions, may repeat.
-_MOST = {1: 4096, 2: 512, 3: 128}
-# Deviations between the points of the grids for normals, by the number of dimensions, and how many counts are
-# tried. The finest grid of one dimension need not reach far: if what it leaves out counts, the two disagree.
-_NEAR = {0.004: 9.0}
-_STEPS = {1: (0.02, 0.004), 2: (0.25, 0.125, 0.0625), 3: (0.5, 0.35, 0.25)}
-_COUNTS = (2**8, 2**12, 2**16, 2**20)
-UNDERFLOW = -745.0  # exp of less is 0 in float64
+SAMPLED = 512  # points whose scores are taken one by one
+TRIED, STEP = 4096, 0.01  # draws, and deviations to each side, to see along which axes a cost varies
 
 Gradient = dict[str, Tensor]
 T = TypeVar("T")
 
 
-def exact_gradient(cost: Cost, q: Distribution, tolerance: float = 1e-7) -> dict[str, Tensor]:
+def exact_gradient(
+    cost: Cost, q: Distribution, tolerance: float = 1e-7, evaluations: int = EVALUATIONS
+) -> Gradient:
     """∇ E_q[cost(z)] with respect to each of `parameters(q)`: name -> float64 tensor of its shape.
 
     Covers: finite support (up to about four million points); Poisson and other counts of one variable;
-    normals in up to three dimensions; any other continuous distribution of one variable whose support does
-    not depend on its parameters; in any dimension a `Separable` cost under independent coordinates or a
-    Dirichlet distribution. `tolerance` is the difference at which two rules agree, relative to each element
-    of the gradient or, where that cancels, to what cancels; for smooth costs the error is near rounding.
-    Elements of q's batch are independent problems.
+    continuous distributions of one to three variables whose support does not depend on their parameters; in
+    any dimension a `Separable` cost under independent coordinates or a Dirichlet distribution. `tolerance` is
+    the difference at which two rules agree, relative to each element of the gradient as it would be if
+    nothing cancelled; for smooth costs the error is near rounding. The cost is evaluated for at most
+    `evaluations` draws; elements of q's batch are independent problems, which share them.
 
-    Raises `NotApplicable` where no rule applies or none reaches the tolerance, and `CostError`.
+    Raises `NotApplicable` where no rule applies or rules do not agree, and `CostError`.
 
+    >>> from torch.distributions import Normal
     >>> from vae_lab.estimators.costs import quadratic
     >>> q = Normal(torch.tensor(0.5), torch.tensor(2.0))
     >>> {name: round(g.item(), 6) for name, g in exact_gradient(quadratic(1.0), q).items()}
     {'loc': -1.0, 'scale': 4.0}
     """
     try:
-        leaves = {name: p.detach().double().requires_grad_() for name, p in parameters(q).items()}
+        given = {name: p.detach().double() for name, p in parameters(q).items()}
+        exact, term = _one_coordinate(cost, rebuild(q, **given))
     except TypeError as error:
         raise NotApplicable(f"no exact gradient: {error}") from error
-
-    term, build = _one_coordinate(cost, q)
-    problem = _Problem(term, build, leaves, tolerance)
-    gradient = problem.solved()
-    if gradient is None:
-        raise NotApplicable(
-            f"no exact gradient for {kind(q)} with event shape {tuple(q.event_shape)} and "
-            "this cost: beyond finite support it needs one dimension, a smooth cost of a normal in at most "
-            "three, or costs.Separable(term)"
-        )
+    try:
+        if why := certain(exact):
+            raise NotApplicable(why)
+        if type(unwrap(exact)).log_prob is Distribution.log_prob:
+            raise NotApplicable(f"{kind(q)} has no log_prob")
+        if is_stochastic(cost):
+            raise NotApplicable("the cost is stochastic, and only estimates average over its randomness")
+        problem = _Problem(term, exact)
+        values = values_of(exact) if problem.discrete else None
+        if values is not None:
+            gradient = problem.weighted(values)
+        elif problem.discrete:
+            gradient = problem.counted(tolerance)
+        else:
+            gradient = _Continuous(problem).gradient(tolerance, evaluations)
+    except NotApplicable as error:
+        raise NotApplicable(f"no exact gradient of {kind(q)} with this cost: {error}") from error
     if not all(g.isfinite().all() for g in gradient.values()):
         raise NotApplicable("no exact gradient: the expectation or its gradient is infinite")
     return gradient
 
 
-def _one_coordinate(cost: Cost, q: Distribution) -> tuple[Cost, Callable[..., Distribution]]:
-    """The cost of one coordinate, and how to build its distribution, where the cost is a sum over coordinates
-    that have distributions of their own; else `cost`, and how to build q."""
-    alone = unwrap(q).batch_shape == (*q.batch_shape, *q.event_shape) or isinstance(q, Dirichlet)
+def _one_coordinate(cost: Cost, q: Distribution) -> tuple[Distribution, Cost]:
+    """The distribution of one coordinate, and its cost, where the cost is a sum over coordinates that have
+    distributions of their own; else q and cost as they are."""
+    alone = unwrap(q).batch_shape == (*q.batch_shape, *q.event_shape) or is_law(unwrap(q), Dirichlet)
     if not (isinstance(cost, Separable) and len(q.event_shape) == 1 and alone):
-        return cost, partial(rebuild, q)
+        return q, cost
 
     def build(**values: Tensor) -> Distribution:
-        whole = rebuild(q, **values)
+        whole = unwrap(rebuild(q, **values))
         if isinstance(whole, Dirichlet):  # each coordinate is a beta variable
             alpha = whole.concentration
             return Beta(alpha, alpha.sum(-1, keepdim=True) - alpha, validate_args=False)
-        return unwrap(whole)
+        return whole
 
-    return cost.term, build
+    return Family(build, **parameters(q)), cost.term
 
 
 class _Problem:
-    """∇ E_q[cost] with respect to `leaves`, from which `build` makes q, and rules to integrate it by."""
+    """∇ E_q[cost] with respect to q's parameters, q in float64."""
 
-    def __init__(
-        self, cost: Cost, build: Callable[..., Distribution], leaves: Gradient, tolerance: float
-    ) -> None:
-        self.build, self.leaves, self.tolerance = build, leaves, tolerance
-        self.q = build(**{name: leaf.detach() for name, leaf in leaves.items()})
-        self.cost = CheckedCost(cost, len(self.q.event_shape))
-        with torch.random.fork_rng():
+    def __init__(self, cost: Cost, q: Distribution) -> None:
+        self.q, self.cost = q, CheckedCost(cost, len(q.event_shape))
+        self.discrete = discrete(q)
+        with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            self.attempt(lambda: self.cost.probe(*self.q.sample(torch.Size((2, 8)))))
+            self.typical = self.attempt(lambda: varied(q.sample(torch.Size((512,))).double(), 32))
+            self.attempt(lambda: self.cost.probe(self.typical[:16], self.typical[16:]))
 
-    def solved(self) -> Gradient | None:
-        """The gradient by the rule for this q, or None if no rule applies or the rule does not settle."""
-        q, base, dims = self.q, unwrap(self.q), self.q.event_shape.numel()
-        if why := certain(q):
-            raise NotApplicable(f"no exact gradient: {why}")
-        if base.has_enumerate_support:
-            return self.weighted(support(q))
-        if q.batch_shape.numel() * dims > _MOST.get(dims, math.inf):
-            raise NotApplicable(
-                f"no exact gradient: q's batch has {q.batch_shape.numel()} elements, too many for memory "
-                "at once; ask for fewer"
-            )
-        if isinstance(base, Normal | MultivariateNormal) and dims <= 3:
-            gradient = self.refined(lambda step: normal_grid(q, step, _NEAR.get(step)), _STEPS[dims])
-            if gradient is not None:
-                return gradient
-        if dims != 1:
-            return None
-        if base.support.is_discrete:
-            return self.refined(lambda size: (counts(q, int(size)), None), _COUNTS)
-        return _Line(self).gradient()
-
-    def evaluate(self, z: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
-        """log q and the cost at z. Where log q underflows no draw would ever be, and the cost may be infinite
-        or NaN: there it is the cost of `spare`."""
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log q, the cost, and where it is NaN, at z. Where log q underflows no draw would ever be, and the
+        cost may be infinite or NaN: there it is the cost of a typical draw."""
         with torch.no_grad():
-            log_q = self.q.log_prob(z)
+            log_q = self.log_prob(z)
             near = (log_q > UNDERFLOW)[(..., *[None] * len(self.q.event_shape))]
-            return log_q, self.attempt(lambda: self.cost(torch.where(near, z, spare)))
+            f = self.attempt(lambda: self.cost.values(torch.where(near, z, self.typical[:1])))
+            return log_q, f.nan_to_num(0.0, torch.inf, -torch.inf), f.isnan()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q, minus infinity outside the support and where torch answers NaN or infinity, at the very ends
+        of one."""
+        log_q = self.attempt(lambda: self.q.log_prob(z))
+        if self.discrete:
+            log_q = log_q.where(support(self.q).check(z), -torch.inf) if self.q.event_shape == () else log_q
+        return log_q.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
     @staticmethod
     def attempt(ask: Callable[[], T]) -> T:
-        """The result of `ask`; `NotApplicable` if the cost cannot be evaluated in float64."""
+        """The result of `ask`; `NotApplicable` if it cannot be evaluated in float64."""
         try:
             return ask()
+        except NotImplementedError as error:
+            raise NotApplicable(f"torch lacks a method that this takes: {error}") from error
         except RuntimeError as error:
             raise NotApplicable(
-                f"no exact gradient: it is computed in float64, where the cost fails: {error}; "
-                "if it holds float32 weights, .double() them"
+                f"it is computed in float64, where the cost or the density fails: {error}; if it holds "
+                "float32 weights, .double() them"
             ) from error
 
-    def each(self, z: Tensor, factor: Tensor) -> list[Tensor]:
-        """factor_m ∇log q(z_m) for each of M points: one tensor (M, *shape) for each leaf."""
-        copies = {
-            name: leaf.detach().expand(len(z), *leaf.shape).clone().requires_grad_()
-            for name, leaf in self.leaves.items()
-        }
-        # Infinite where q has no mass, and then of no weight.
-        total = (factor * self.build(**copies).log_prob(z).nan_to_num(neginf=0.0)).sum()
-        return list(
-            torch.autograd.grad(total, list(copies.values()), allow_unused=True, materialize_grads=True)
-        )
+    def weighted(self, z: Tensor, factor: Tensor | None = None) -> Gradient:
+        """Σ_m factor_m ∇log q(z_m), by default with the factor f(z_m) q(z_m)."""
+        if factor is None:
+            log_q, f, unknown = self.evaluate(z)
+            self.check_known((log_q.exp() * unknown).sum(0))
+            factor = f * log_q.exp()
+        leaves = {name: p.detach().clone().requires_grad_() for name, p in parameters(self.q).items()}
+        totals = [torch.zeros_like(leaf) for leaf in leaves.values()]
+        z = self.where_it_counts(z, factor)
+        for z_part, part in zip(z.split(2**18), factor.split(2**18), strict=True):
+            log_q = rebuild(self.q, **leaves).log_prob(z_part)
+            # Infinite where q has no mass, and then of no weight.
+            total = (part * log_q.where(part != 0, 0.0)).sum()
+            parts = torch.autograd.grad(
+                total, list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+            totals = [a + b for a, b in zip(totals, parts, strict=True)]
+        return dict(zip(leaves, totals, strict=True))
 
-    def weighted(self, z: Tensor, weights: Tensor | None = None) -> Gradient:
-        """Σ_m w_m f(z_m) ∇log q(z_m), the weights being q's own probabilities where None."""
-        factor = self.factor(z, weights)
-        total = (factor * self.build(**self.leaves).log_prob(z).nan_to_num(neginf=0.0)).sum()
-        leaves = list(self.leaves.values())
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-        return dict(zip(self.leaves, gradients, strict=True))
+    def scores(self, z: Tensor, density: Tensor) -> list[Tensor]:
+        """The score along directions, where the density is not zero."""
+        return directional_scores(self.q, self.where_it_counts(z, density))
 
-    def factor(self, z: Tensor, weights: Tensor | None) -> Tensor:
-        log_q, f = self.evaluate(z, z[:1])
-        return f * (log_q.exp() if weights is None else weights.view(-1, *[1] * (f.ndim - 1)))
+    def where_it_counts(self, z: Tensor, factor: Tensor) -> Tensor:
+        """z, and a typical draw where the factor (M, *batch) is zero and the score might be infinite."""
+        return torch.where((factor != 0)[(..., *[None] * len(self.q.event_shape))], z, self.typical[:1])
 
-    def refined(
-        self, rule: Callable[[float], tuple[Tensor, Tensor | None]], sizes: tuple[float, ...]
-    ) -> Gradient | None:
-        """The gradient by the first rule that agrees with a coarser one, or None."""
+    def check_known(self, share: Tensor) -> None:
+        """Raise `CostError` if the cost is NaN on a part of q's mass that draws would meet."""
+        if (share > MASS).any():
+            raise CostError(f"the cost is NaN on a share of {float(share.max()):.2g} of q's mass")
+
+    def counted(self, tolerance: float) -> Gradient:
+        """The gradient for q of counts, by the first sum that agrees with a shorter one."""
         last: Gradient | None = None
-        for size in sizes:
-            z, weights = rule(size)
-            if weights is None and (self.q.log_prob(z).exp().sum(0) - 1).abs().max() > 1e-7:
+        for z in counts(self.q):
+            if (self.log_prob(z).exp().sum(0) - 1).abs().max() > MASS:
                 continue  # these counts miss part of q
-            gradient = self.weighted(z, weights)
-            if last is None:  # all points apart, of the coarsest rule only
-                terms = [term.abs() for term in self.each(z, self.factor(z, weights))]
-                masses = [term.sum(0) for term in terms]  # of what may cancel
-                outer = slice(-2, None) if weights is None else edge(weights, self.q.event_shape.numel())
-                if any(
-                    (term[outer].sum(0) > self.tolerance * mass).any()
-                    for term, mass in zip(terms, masses, strict=True)
-                ):
-                    return None  # the cost grows so fast that what lies beyond the points counts
-            elif all(
-                # Where all of it cancels, rounding is left.
-                ((g - last[name]).abs() <= self.tolerance * g.abs() + 1e-12 * mass).all()
-                for (name, g), mass in zip(gradient.items(), masses, strict=True)
+            gradient = self.weighted(z)
+            if last is not None and all(
+                ((g - last[name]).abs() <= tolerance * g.abs() + 1e-12).all() for name, g in gradient.items()
             ):
                 return gradient
             last = gradient
-        return None
+        raise NotApplicable("sums over ever more counts do not settle")
 
 
-class _Line:
-    """∫ q and ∫ f ∇q over the line of one variable, by adaptive Gauss–Kronrod quadrature along the chart of
-    its support: all elements of q's batch, and all parameters, at once."""
+class _Continuous:
+    """The integrals of one problem over the cube, as `quadrature.agreed` asks for them.
 
-    EVEN = 4001  # evenly spaced points, for the size of each integral and against what adaptive points miss
-    NEAR_EVEN = 0.05  # how far, in units of that size, the even and the adaptive points may be apart
-    SKEWS = (0.0, 0.17, -0.23)  # partitions of the line: incommensurate shifts, two of which have to agree
-    SHARE = 1e-4  # of the tolerance, which the rule is asked for: its own estimate of its error is optimistic
-    SUBDIVISIONS = 500
-    MASS = 1e-7  # how far from 1 a density may integrate
+    Rows, for each element of q's batch: q, f q, q where f is NaN, and q and f q times the score along some
+    directions.
+    Numbers: those of the gradient, and of the gradient of E_q[1], which is 0.
+    """
 
     def __init__(self, problem: _Problem) -> None:
-        self.problem, self.chart = problem, chart(problem.q)
-        self.device = next(iter(problem.leaves.values())).device
-        self.spare = self.chart.place(torch.zeros((), dtype=torch.float64, device=self.device))[0]
-
-    def along(self, u: Tensor) -> Tensor:
-        """Density and f ∇density with respect to the chart's coordinate: (M,) -> (M, numbers) on the CPU."""
-        batch, event = self.problem.q.batch_shape, self.problem.q.event_shape
-        z, stretch = self.chart.place(u.to(self.device).view(-1, *[1] * len(batch + event)))
-        z, stretch = (a.expand(len(u), *batch, *event) for a in (z, stretch))
-        log_q, f = self.problem.evaluate(z, self.spare)
-        density = log_q.exp() * stretch.reshape(log_q.shape)
-        parts = [density, *self.problem.each(z, f * density)]
-        return torch.cat([part.reshape(len(u), -1) for part in parts], dim=1).nan_to_num(0.0).cpu()
-
-    def integrand(self, points: np.ndarray, skew: float) -> np.ndarray:
-        """The same from (−1, 1), with most of the points near the middle, so that none starts by missing
-        q."""
-        v = torch.as_tensor(points)
-        t = v + skew * (1 - v**2)
-        reach = torch.full_like(t, self.chart.high).masked_fill_(t < 0, -self.chart.low)
-        return (self.along((reach * t**3).squeeze(1)) * 3 * reach * t**2 * (1 - 2 * skew * v)).numpy()
-
-    def beyond(self, size: Tensor) -> float:
-        """What lies beyond the ends of the chart, from how fast the integrand falls there, in units of
-        `size`."""
-        if isinstance(unwrap(self.problem.q), _VonMises):  # a circle has no ends
-            return 0.0
-        ends = torch.tensor([self.chart.low, self.chart.high], dtype=torch.float64)
-        last, before = (self.along(u).abs() / size for u in (ends, ends - ends.sign()))
-        return float((last / (before / last).log().clamp_min(0)).nan_to_num(0.0, posinf=math.inf).max())
-
-    def gradient(self) -> Gradient:
-        from scipy.integrate import cubature
-
-        name, count = kind(self.problem.q), self.problem.q.batch_shape.numel()
-        tolerance = self.problem.tolerance
-        # Each number is measured by its own size, roughly known from the even points.
-        rough = torch.as_tensor(self.integrand(np.linspace(-1, 1, self.EVEN)[:, None], 0.0)) * 2
-        size = rough.abs().mean(0)
-        size = size.where(size > 0, 1.0)
-        rough, beyond = rough.mean(0) / size, self.beyond(size)
-        if beyond == math.inf or not size.isfinite().all():
+        self.problem, self.dims = problem, problem.q.event_shape.numel()
+        if not 1 <= self.dims <= 3:
             raise NotApplicable(
-                f"no exact gradient: {name} has too heavy a tail for this cost, "
-                "whose expectation or its gradient is infinite, or torch's density fails far out"
+                f"with event shape {tuple(problem.q.event_shape)} it needs finite support, at most three "
+                "dimensions, or costs.Separable(term)"
             )
+        self.chart = trimmed(chart(problem.q), problem.log_prob, self.dims)
+        self.elements = problem.q.batch_shape.numel()
+        self.watched = slice(self.elements, 2 * self.elements)
+        self.axes = torch.eye(self.dims, dtype=torch.float64)
+        if self.chart.even:
+            self.axes = self.turned()
+        try:
+            problem.scores(problem.typical, problem.log_prob(problem.typical))
+            self.guided = True
+        except RuntimeError:  # torch cannot differentiate q forwards
+            self.guided = False
 
-        def scaled(points: np.ndarray, skew: float) -> np.ndarray:
-            return self.integrand(points, skew) / size.numpy()
+    def turned(self) -> Tensor:
+        """Orthogonal axes (dims, dims), the cost varying most along the last: there a rule looks closest."""
+        u = torch.randn(TRIED, self.dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        steps = STEP * torch.cat([self.axes, -self.axes])
+        z, _ = self.chart.place((u + steps[:, None]).flatten(0, 1).to(self.problem.typical.device))
+        f = self.problem.evaluate(z)[1].reshape(2, self.dims, TRIED, -1).cpu()
+        change = (f[0] - f[1]).movedim(0, -1)  # (TRIED, elements, dims)
+        squares = torch.einsum("mbi,mbj->bij", change, change)
+        traces = squares.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        return torch.linalg.eigh((squares / traces.where(traces > 0, 1.0)).nan_to_num().sum(0)).eigenvectors
 
-        # The rule's own estimate of its error misses a jump close to the end of an interval, so two
-        # partitions have to agree.
-        found: list[Tensor] = []
-        goal = tolerance * self.SHARE
-        options = {"rtol": goal, "atol": goal, "max_subdivisions": self.SUBDIVISIONS}
-        for skew in self.SKEWS:
-            values = torch.as_tensor(cubature(scaled, [-1.0], [1.0], args=(skew,), **options).estimate)
-            mass, gradient = (values * size).split([count, len(values) - count])
-            # A narrow feature that the rule's first points miss shows in the even ones.
-            whole = (mass - 1).abs().max() < self.MASS and beyond <= tolerance
-            whole = whole and (values - rough).abs().max() < self.NEAR_EVEN
-            if whole and any((values - other).abs().max() <= tolerance for other in found):
-                return self.apart(gradient)
-            found.append(values)
-        raise NotApplicable(
-            f"no exact gradient: quadrature of {name} with this cost does not "
-            f"settle (the density integrates to {float(mass[(mass - 1).abs().argmax()]):.9f}, and up to "
-            f"{beyond:.0e} of the integral is out of reach)"
+    def place(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u, z, and the volume of z per volume of the cube."""
+        u, bend = self.chart.along(at)
+        z, stretch = self.chart.place((u @ self.axes.T).to(self.problem.typical.device))
+        return u, z, stretch * bend.to(stretch.device).view(-1, *[1] * (stretch.ndim - 1))
+
+    def rows(self, at: Tensor) -> Tensor:
+        return self._rows(*self.place(at))
+
+    def _rows(self, u: Tensor, z: Tensor, volume: Tensor) -> Tensor:
+        log_q, f, unknown = self.problem.evaluate(z)
+        density = (log_q.exp() * volume).nan_to_num(0.0)
+        weighed = (f * density).nan_to_num(0.0, torch.inf, -torch.inf)
+        parts = [density, weighed, density * unknown]
+        # What is wanted has the score in it, whose jumps and bends may lie elsewhere than those of q and f.
+        for score in self.problem.scores(z, density) if self.guided else (u**2).T:
+            score = score.nan_to_num(0.0).view(len(u), *[1] * (density.ndim - score.ndim), *score.shape[1:])
+            parts += [density * score, weighed * score]
+        return torch.stack(parts, 1).flatten(1).cpu()
+
+    def numbers(self, nodes: Nodes) -> Tensor:
+        _, z, _ = self.place(nodes.at)
+        factors = (
+            (nodes.weight[:, None] * nodes.values).view(len(z), -1, *self.problem.q.batch_shape).to(z.device)
+        )
+        parts = [self.problem.weighted(z, factors[:, k]) for k in (1, 0)]
+        return torch.cat(
+            [*(g.flatten().cpu() for part in parts for g in part.values()), self._totals(nodes)[0]]
         )
 
-    def apart(self, gradient: Tensor) -> Gradient:
-        """The numbers of all parameters, one after the other, as one tensor for each."""
-        parts = gradient.split([leaf.numel() for leaf in self.problem.leaves.values()])
-        pairs = zip(self.problem.leaves.items(), parts, strict=True)
-        return {name: part.view_as(leaf).to(self.device) for (name, leaf), part in pairs}
+    def sizes(self, nodes: Nodes) -> Tensor:
+        totals = self._totals(nodes)
+        self.problem.check_known(totals[2])
+        self.check_ends(self._totals(Nodes(nodes.at, nodes.weight, nodes.values.abs())))
+        chosen = torch.randperm(len(nodes.at), generator=torch.Generator().manual_seed(0))[:SAMPLED]
+        _, z, _ = self.place(nodes.at[chosen])
+        share = nodes.weight[chosen] * len(nodes.at) / len(chosen)
+        factors = (
+            (share[:, None] * nodes.values[chosen]).view(len(z), -1, *self.problem.q.batch_shape).to(z.device)
+        )
+        terms = [
+            term
+            for f in (factors[:, 1], factors[:, 0])
+            for term in score_terms(self.problem.q, self.problem.where_it_counts(z, f), f)
+        ]
+        return torch.cat(
+            [*(term.abs().sum(0).flatten().cpu() for term in terms), totals.new_ones(self.elements)]
+        )
+
+    def _totals(self, nodes: Nodes) -> Tensor:
+        return nodes.totals().view(-1, self.elements)
+
+    def check_ends(self, sizes: Tensor) -> None:
+        """Refuse what lies beyond the ends of the chart and counts: how fast the integrands (…, elements)
+        fall there tells how much it is. `sizes` are those of the integrals."""
+        if self.chart.closed:  # a circle has no ends
+            return
+        ends = torch.tensor([self.chart.low, self.chart.high], dtype=torch.float64)
+        beyond = torch.zeros_like(sizes)
+        for axis in range(self.dims):
+            u = torch.zeros(2, 2, self.dims, dtype=torch.float64)
+            u[..., axis] = torch.stack([ends, ends - ends.sign()])
+            z, stretch = self.chart.place(u.flatten(0, 1).to(self.problem.typical.device))
+            last, before = self._rows(u.flatten(0, 1), z, stretch).abs().view(2, 2, *sizes.shape)
+            tail = last / (before / last).log().clamp_min(0) / sizes.where(sizes > 0, 1.0)
+            beyond = torch.maximum(beyond, tail.nan_to_num(0.0, torch.inf).amax(0))
+        if not sizes.isfinite().all() or beyond.isinf().any():
+            raise NotApplicable(
+                "it has too heavy a tail for this cost, whose expectation or its gradient is infinite, or "
+                "torch's density fails far out"
+            )
+        if (beyond > MASS).any():
+            raise NotApplicable(
+                f"up to {float(beyond.max()):.0e} of the integral is out of reach, in a heavy tail"
+            )
+
+    def gradient(self, tolerance: float, evaluations: int) -> Gradient:
+        """The gradient, once the rules agree."""
+        given = parameters(self.problem.q)
+        count = sum(p.numel() for p in given.values())
+        numbers, sizes = agreed(self, tolerance, evaluations)
+        gradient, of_one, mass = numbers.split([count, count, self.elements])
+        if (off := mass - 1).abs().max() > MASS:
+            raise NotApplicable(f"the density integrates to {float(mass[off.abs().argmax()]):.9f}")
+        if (of_one.abs() > 10 * MASS * sizes[count : 2 * count]).any():
+            raise NotApplicable(
+                "the integral of its density changes with the parameters: does its support move?"
+            )
+        parts = gradient.split([p.numel() for p in given.values()])
+        return {
+            name: part.view_as(p).to(p.device) for (name, p), part in zip(given.items(), parts, strict=True)
+        }

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Normal
 
 from ..estimators import ESTIMATORS
+from ..estimators.copies import replicas, slopes
 from ..estimators.costs import Cost, NotApplicable
-from ..estimators.families import certain, parameters, rebuild, unwrap
+from ..estimators.families import certain, discrete, is_law, parameters, rebuild, unwrap
+from ..estimators.family import Copies
 from ..reparameterization import reparameterize
-from .quadrature import normal_grid, support
+from .charts import chart, trimmed
+from .enumeration import values_of
+from .lines import Nodes
+from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed
 
-_STEPS = (0.02, 0.008)  # deviations between the points of the two grids that have to agree ...
-_AGREEMENT, _ROUNDING = 1e-7, 1e-12  # ... relative to the largest variance, and absolutely
 
-
-def exact_variance(estimator: str, cost: Cost, q: Distribution) -> dict[str, Tensor]:
+def exact_variance(
+    estimator: str, cost: Cost, q: Distribution, tolerance: float = 1e-7, evaluations: int = EVALUATIONS
+) -> dict[str, Tensor]:
     """Exact variance of the single-sample estimate: parameter -> float64 tensor of its shape.
 
     For an estimator that uses one draw of q and no other randomness (such as `pathwise` and
     `score_function`), every draw gives one gradient, so mean and variance are integrals over q: sums over its
-    finite support, or over an even grid for normals of one dimension and smooth costs.
-    Raises `NotApplicable` for other estimators or q, or if the two grids disagree.
+    finite support, or, for one to three variables, by the rules of `quadrature`, which have to agree to
+    `tolerance`. Derivatives along the path of a draw are known for normals.
+    Raises `NotApplicable` for other estimators or q, or if the rules do not agree, and `CostError`.
 
     >>> q = torch.distributions.Normal(torch.tensor(0.5), torch.tensor(2.0))
     >>> round(exact_variance("pathwise", torch.square, q)["loc"].item(), 6)  # of 2z
@@ -32,56 +37,127 @@ def exact_variance(estimator: str, cost: Cost, q: Distribution) -> dict[str, Ten
     """
     given = {name: p.detach().double() for name, p in parameters(q).items()}
     exact = rebuild(q, **given)
-    base = unwrap(exact)
-    if why := certain(exact):
-        raise NotApplicable(f"no exact variance: {why}")
-    if base.has_enumerate_support:
-        points = support(exact)
-        return _moments_over(estimator, cost, exact, given, points, exact.log_prob(points).exp())
-    if not isinstance(base, Normal) or exact.event_shape.numel() > 1:
-        raise NotApplicable("exact variances need a finite support or a normal of one dimension")
-    one, two = (_moments_over(estimator, cost, exact, given, *normal_grid(exact, step)) for step in _STEPS)
-    if any(((one[k] - two[k]).abs() > _AGREEMENT * two[k].abs().amax() + _ROUNDING).any() for k in two):
-        raise NotApplicable("the cost is not smooth enough: two grids of points disagree")
-    return two
+    try:
+        if why := certain(exact):
+            raise NotApplicable(why)
+        single = _Single(estimator, cost, exact)
+        if discrete(exact):
+            points = values_of(exact)
+            if points is None:
+                raise NotApplicable("it needs a finite support or a continuous distribution")
+            variances = single.over(points)
+        else:
+            variances = _Moments(single).variances(tolerance, evaluations)
+    except NotApplicable as error:
+        raise NotApplicable(f"no exact variance: {error}") from error
+    parts = variances.split([p.numel() for p in given.values()])
+    return {name: part.view_as(p).to(p.device) for (name, p), part in zip(given.items(), parts, strict=True)}
 
 
-class _Given(Independent):
-    """A distribution whose draws are given: `points` for `sample`, and `path`, with derivatives, for
-    `rsample`."""
+class _Given(Copies):
+    """Copies of a distribution whose draws are given: `points` for `sample`, and `path`, with derivatives,
+    for `rsample`."""
 
-    def __init__(self, q: Distribution, points: Tensor, path: Tensor) -> None:
-        super().__init__(q, 0, validate_args=False)
-        self.points, self.path = points, path
+    def __init__(self, copies: Distribution, points: Tensor, path: Tensor | None) -> None:
+        Distribution.__init__(self, copies.batch_shape, copies.event_shape, validate_args=False)
+        self.base, self.points, self.path = copies, points, path
 
     def sample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008 (torch's own)
-        return self.points
+        return self.points.unsqueeze(0)
 
     def rsample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008
-        return self.path
+        if self.path is None:
+            raise NotApplicable("the derivative of a draw is known for normals only; benchmark() measures it")
+        return self.path.unsqueeze(0)
 
 
-def _moments_over(
-    name: str, cost: Cost, q: Distribution, given: Mapping[str, Tensor], points: Tensor, weights: Tensor
-) -> dict[str, Tensor]:
-    """Variance of the gradient over `points` (M, *batch, *event) with `weights` (M,) or (M, *batch)."""
-    leaves = {k: p.expand(len(points), *p.shape).clone().requires_grad_() for k, p in given.items()}
-    copies = rebuild(q, **leaves)
-    base, path = unwrap(copies), points
-    if isinstance(base, Normal):
-        eps = (points - unwrap(q).loc) / unwrap(q).scale
-        path = reparameterize(base.loc, base.scale, eps)
-    state = torch.get_rng_state()
-    surrogate = ESTIMATORS[name](_Given(copies, points.unsqueeze(0), path.unsqueeze(0)), cost, 1)
-    if not torch.equal(state, torch.get_rng_state()):
-        raise NotApplicable(
-            f"{name} uses more randomness than one draw of q; benchmark() measures its variance"
-        )
-    gradients = torch.autograd.grad(
-        surrogate.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    result = {}
-    for parameter, g in zip(leaves, gradients, strict=True):
-        w = weights.view(*weights.shape, *[1] * (g.ndim - weights.ndim))
-        result[parameter] = (w * g**2).sum(0) - (w * g).sum(0) ** 2
-    return result
+class _Single:
+    """The estimate from one draw, as a function of the draw."""
+
+    def __init__(self, estimator: str, cost: Cost, q: Distribution) -> None:
+        self.estimator, self.cost, self.q = ESTIMATORS[estimator], cost, q
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.typical = q.sample(Size((1,)))
+
+    def gradients(self, z: Tensor) -> Tensor:
+        """One gradient for each of M draws (M, *batch, *event): (M, numbers)."""
+        leaves, copies, apart = replicas(self.q, len(z))
+        base, path = unwrap(copies), None
+        if discrete(self.q) or is_law(base, Normal):
+            path = z
+        if is_law(base, Normal):
+            here = unwrap(self.q)
+            path = reparameterize(base.loc, base.scale, (z - here.loc) / here.scale)
+        state = torch.get_rng_state()
+        surrogate = self.estimator(_Given(copies, z, path), self.cost, 1)
+        if not torch.equal(state, torch.get_rng_state()):
+            raise NotApplicable(
+                f"{self.estimator.name} uses more randomness than one draw of q; benchmark() measures its "
+                "variance"
+            )
+        found = slopes(surrogate[0].reshape(len(z), -1).sum(1), leaves, apart)
+        return torch.cat([g.reshape(len(z), -1) for g in found.values()], dim=1)
+
+    def weights(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """q at z (M, *batch), and z where it counts, else a typical draw."""
+        log_q = self.log_prob(z)
+        near = (log_q > UNDERFLOW)[(..., *[None] * len(self.q.event_shape))]
+        return log_q.exp(), torch.where(near, z, self.typical)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q, minus infinity where torch answers NaN or infinity."""
+        with torch.no_grad():
+            return self.q.log_prob(z).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+
+    def by_number(self, weights: Tensor) -> Tensor:
+        """Weights (M, *batch) for each of the numbers of a gradient, (M, numbers): those of its own element
+        of the batch, with whose axes a parameter's begin."""
+        batch, parts = self.q.batch_shape, []
+        for p in parameters(self.q).values():
+            if p.shape[: len(batch)] != batch:
+                raise NotApplicable("elements of q's batch share a parameter")
+            own = weights.view(*weights.shape, *[1] * (p.ndim - len(batch)))
+            parts.append(own.expand(len(weights), *p.shape).reshape(len(weights), -1))
+        return torch.cat(parts, dim=1)
+
+    def over(self, points: Tensor) -> Tensor:
+        """The variance over all values of q, (numbers,)."""
+        density, points = self.weights(points)
+        w, g = self.by_number(density), self.gradients(points)
+        return (w * g**2).sum(0) - (w * g).sum(0) ** 2
+
+
+class _Moments:
+    """First and second moments of single estimates, for `quadrature.agreed`. Rows: q, q g and q g²."""
+
+    def __init__(self, single: _Single) -> None:
+        self.single, self.dims = single, single.q.event_shape.numel()
+        if not 1 <= self.dims <= 3:
+            raise NotApplicable("it needs a finite support or at most three dimensions")
+        self.elements = single.q.batch_shape.numel()
+        self.watched = slice(0, 0)  # an estimate may be zero everywhere, as that of a constant
+        self.chart = trimmed(chart(single.q), single.log_prob, self.dims)
+
+    def rows(self, at: Tensor) -> Tensor:
+        u, bend = self.chart.along(at)
+        z, stretch = self.chart.place(u)
+        density, z = self.single.weights(z)
+        density = density * stretch * bend.view(-1, *[1] * (stretch.ndim - 1))
+        w, g = self.single.by_number(density), self.single.gradients(z)
+        return torch.cat([w, w * g, w * g**2], dim=1).nan_to_num(0.0)
+
+    def numbers(self, nodes: Nodes) -> Tensor:
+        mass, mean, square = nodes.totals().chunk(3)
+        return torch.cat([square - mean**2, mass])
+
+    def sizes(self, nodes: Nodes) -> Tensor:
+        mass, _, square = nodes.totals().chunk(3)
+        return torch.cat([square, torch.ones_like(mass)])
+
+    def variances(self, tolerance: float, evaluations: int) -> Tensor:
+        """Those of all numbers of a gradient, once the rules agree."""
+        variances, mass = agreed(self, tolerance, evaluations)[0].chunk(2)
+        if (mass - 1).abs().max() > MASS:
+            raise NotApplicable("the density does not integrate to 1 where the rules look")
+        return variances.clamp_min(0.0)

@@ -7,22 +7,27 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ..estimators import ESTIMATORS, Estimator
-from ..estimators.costs import Cost, NotApplicable
-from ..estimators.families import parameters, rebuild
+from ..estimators.copies import replicas, slopes, stacks, varied
+from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, counted
+from ..estimators.families import kind, parameters, rebuild
+from ..estimators.requirements import differentiable_density
 from ..exact.oracle import exact_gradient
-from .statistics import deviation_limit
+from ..exact.quadrature import EVALUATIONS
+from .audit import Sampler, check_sampler, judge, not_finite
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # Numbers per chunk of replicates, evaluations of the cost counted: some tens of megabytes for a cheap cost.
 _CHUNK = 2**20
+_SHARED = 64  # replicates at once where all share their parameters, since each takes a backward pass
 
 
 def replicate_gradients(
@@ -33,18 +38,12 @@ def replicate_gradients(
     Draws from torch's global generator. An element of q's batch is a problem of its own, so replicates are
     further elements.
     """
-    leaves = {
-        name: p.detach().expand(replicates, *p.shape).clone().requires_grad_()
-        for name, p in parameters(q).items()
-    }
-    surrogate = estimator(rebuild(q, **leaves), cost, n)
+    leaves, copies, apart = replicas(q, replicates)
+    surrogate = estimator(copies, cost, n).mean(0)
     try:
-        gradients = torch.autograd.grad(
-            surrogate.mean(0).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-    except NotImplementedError as error:
-        raise NotApplicable(f"torch lacks a derivative that this takes: {error}") from error
-    return dict(zip(leaves, gradients, strict=True))
+        return slopes(surrogate.reshape(replicates, -1).sum(1), leaves, apart)
+    except RuntimeError as error:  # NotImplementedError is one
+        raise NotApplicable(f"torch cannot take the derivative: {error}") from error
 
 
 def benchmark(
@@ -54,47 +53,46 @@ def benchmark(
     n: int = 1,
     replicates: int = 10_000,
     seed: int = 0,
+    oracle: bool | int = True,
 ) -> pd.DataFrame:
     """Measure gradient estimators of E_q[cost(z)]: one row per estimator, parameter and coordinate.
 
-    `cost` maps z (…, *q.event_shape) to values (…); `q` is any torch distribution, and the elements of its
-    batch are independent problems. `estimators` are names in `ESTIMATORS`, or label -> estimator (for example
-    `functools.partial(discrete.gumbel_softmax, temperature=1.0)`, or a function that is not registered and
-    so claims nothing), or None for all that apply.
+    `cost` maps z (…, *q.event_shape) to values (…); `q` is any torch distribution or `Family`, and the
+    elements of its batch are independent problems. `estimators` are names in `ESTIMATORS`, or label ->
+    estimator (for example `functools.partial(discrete.gumbel_softmax, temperature=1.0)`, or a function that
+    is not registered and so claims nothing), or None for all that apply. `oracle` is whether to look for the
+    exact gradient, or how many evaluations of the cost that may take; for a `stochastic` cost there is none.
 
     Columns: `estimator, parameter, coordinate` (position in the flattened parameter), `exact` (NaN where no
     oracle applies), `mean, bias, bias_se` over the replicates, `variance` of one n-sample estimate and
     `variance_se` (by the fourth moment), `evaluations` of the cost and `seconds` per estimate, `efficiency` =
-    1 / (evaluations · mean squared error), and `unbiased`, what the estimator claims. The mean squared error
-    is the variance, plus the squared bias of an estimator that does not claim to be unbiased, or whose claim
-    this measurement refutes (one false alarm in a million for each row).
+    1 / (evaluations · mean squared error), `unbiased`, what the estimator claims and the checks of `audit` do
+    not refute, and `note`, why not, and why there is no exact value. The mean squared error is the variance,
+    plus the squared bias of what is not unbiased. `frame.attrs["spent"]` counts evaluations of the cost by
+    the oracle, the audit and the estimators.
 
     Memory is bounded whatever `replicates`. Raises `NotApplicable` for a named estimator that does not apply,
-    or where none does, and `CostError`.
+    or where none does, and `CostError`, also for a named estimator whose estimates are NaN or infinite.
     """
     if replicates < 2 or n < 1:
         raise ValueError(f"replicates is at least 2 and n at least 1, got {replicates=} and {n=}")
-    chosen: dict[str, Callable[..., Tensor]]
-    if estimators is None or isinstance(estimators, Mapping):
-        given_ones = ESTIMATORS if estimators is None else estimators
-        chosen = {label: _checked(label, function) for label, function in given_ones.items()}
-    else:
-        names = [estimators] if isinstance(estimators, str) else list(estimators)
-        chosen = {name: ESTIMATORS[name] for name in names}
-    exact: Mapping[str, Tensor] = {}
-    try:
-        given = parameters(q)
-        exact = exact_gradient(cost, q)
-    except TypeError as error:
-        raise NotApplicable(str(error)) from error
-    except NotApplicable:
-        pass  # the table says so, by NaN
-    frames, reasons = [], []
+    chosen = _chosen(estimators)
+    given = _taken_apart(q)
+    cost, counter = counted(cost)
+    size = sum(p.numel() for p in given.values())
     with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        sampler = check_sampler(q, 3 * len(chosen) * size)
+        CheckedCost(cost, len(q.event_shape)).probe(*varied(sampler.draws, 32).split(16))
+        spent = {"audit": counter.take()}
+        exact, missing = _exact(cost, q, oracle)
+        spent["oracle"] = counter.take()
+        frames, reasons = [], []
         for label, estimator in chosen.items():
             torch.manual_seed(seed)
             try:
-                sums, seconds = _sums(estimator, cost, q, n, replicates)
+                _refuse_clamped(label, estimator, q, sampler)
+                sums, seconds = _sums(label, estimator, cost, q, n, replicates, strict=estimators is not None)
             except NotApplicable as reason:
                 if estimators is not None:
                     raise
@@ -103,23 +101,79 @@ def benchmark(
             frames.append(_rows(label, estimator, sums, given, exact, n, q, replicates, seconds))
     if not frames:
         raise NotApplicable("no registered estimator applies:\n" + "\n".join(f"  {r}" for r in reasons))
-    return pd.concat(frames, ignore_index=True)
+    weighs = {label: _weighs_score(estimator) for label, estimator in chosen.items()}
+    frame = _with_efficiency(judge(pd.concat(frames, ignore_index=True), sampler, weighs, missing))
+    frame.attrs["spent"] = spent | {"estimators": counter.take()}
+    return frame
+
+
+def _refuse_clamped(label: str, estimator: Callable[..., Tensor], q: Distribution, sampler: Sampler) -> None:
+    if sampler.clamped and _weighs_score(estimator):
+        raise NotApplicable(
+            f"{label} is not applicable: the sampler of {kind(q)} cuts off {sampler.clamped:.1%} of its "
+            "draws at an end of the support, and the score of such a draw is not that of what it was"
+        )
+
+
+def _taken_apart(q: Distribution) -> dict[str, Tensor]:
+    """The parameters of a q that can be built again from them."""
+    try:
+        given = parameters(q)
+        rebuild(q, **given)
+    except TypeError as error:
+        raise NotApplicable(str(error)) from error
+    return given
+
+
+def _chosen(
+    estimators: Iterable[str] | Mapping[str, Callable[..., Tensor]] | None,
+) -> dict[str, Callable[..., Tensor]]:
+    """Label -> estimator, each of them checked."""
+    if estimators is None or isinstance(estimators, Mapping):
+        given_ones = ESTIMATORS if estimators is None else estimators
+        return {label: _checked(label, function) for label, function in given_ones.items()}
+    names = [estimators] if isinstance(estimators, str) else list(estimators)
+    return {name: ESTIMATORS[name] for name in names}
+
+
+def _exact(cost: Cost, q: Distribution, oracle: bool | int) -> tuple[Mapping[str, Tensor], str]:
+    """The exact gradient, or why there is none."""
+    if oracle is False:
+        return {}, "the oracle was not asked"
+    try:
+        return exact_gradient(cost, q, evaluations=EVALUATIONS if oracle is True else int(oracle)), ""
+    except NotApplicable as reason:
+        return {}, str(reason).partition("with this cost: ")[2] or str(reason)
+
+
+def _weighs_score(estimator: Callable[..., Tensor]) -> bool:
+    return differentiable_density in getattr(_registered(estimator), "requires", ())
 
 
 def _sums(
-    estimator: Callable[..., Tensor], cost: Cost, q: Distribution, n: int, replicates: int
+    label: str,
+    estimator: Callable[..., Tensor],
+    cost: Cost,
+    q: Distribution,
+    n: int,
+    replicates: int,
+    strict: bool,
 ) -> tuple[Tensor, float]:
-    """Mean, and the sums of second, third and fourth powers about it, of the gradients (4, numbers)."""
+    """Mean, sums of second and fourth powers about it, and the share of NaN and infinite ones, of the
+    gradients (4, numbers); where it is not zero, the others are NaN, or, if `strict`, an error."""
+    replicate_gradients(estimator, cost, q, n, 1)  # refuses before it counts, and warms up
     size = sum(p.numel() for p in parameters(q).values())
     numbers = max(size, q.batch_shape.numel() * q.event_shape.numel())
     chunk = max(1, _CHUNK // (numbers * _registered(estimator).evaluations(n, q)))
-    replicate_gradients(estimator, cost, q, n, 1)  # refuses before it counts, and warms up
+    chunk = chunk if stacks(q) else min(chunk, _SHARED)
     total, start = torch.zeros(4, size, dtype=torch.float64), time.perf_counter()
+    broken = torch.zeros(size, dtype=torch.float64)
     centre: Tensor | None = None
     for first in range(0, replicates, chunk):
         count = min(chunk, replicates - first)
         parts = replicate_gradients(estimator, cost, q, n, count)
         g = torch.cat([part.reshape(count, -1) for part in parts.values()], dim=1).double().cpu()
+        broken += (~g.isfinite()).sum(0)
         # A typical value, so that powers lose nothing, and one of them, so that equal ones vary by exactly 0.
         centre = g[0].clone() if centre is None else centre
         g -= centre
@@ -129,7 +183,10 @@ def _sums(
     d = total[0] / replicates
     second = total[1] - replicates * d**2
     fourth = total[3] - 4 * d * total[2] + 6 * d**2 * total[1] - 3 * replicates * d**4
-    return torch.stack([centre + d, second, fourth]), seconds
+    broken /= replicates
+    if strict and broken.any():
+        raise CostError(f"{label}: {not_finite(float(broken.max()))}")
+    return torch.stack([centre + d, second, fourth, broken]), seconds
 
 
 def _registered(estimator: Callable[..., Tensor]) -> Estimator:
@@ -156,9 +213,7 @@ def _rows(
     replicates: int,
     seconds: float,
 ) -> pd.DataFrame:
-    unbiased = _registered(estimator).unbiased
-    evaluations = _registered(estimator).evaluations(n, q)
-    mean, second, fourth = sums.numpy()
+    mean, second, fourth, broken = sums.numpy()
     variance = second / (replicates - 1)
     # torch may round one and the same number differently in two places of a vector: that is no variance.
     unit = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in given.values()]).numpy()
@@ -179,20 +234,29 @@ def _rows(
     rows["bias_se"] = (variance / replicates) ** 0.5
     rows["variance"] = variance
     rows["variance_se"] = ((fourth / replicates - variance**2).clip(0.0) / replicates) ** 0.5
-    rows["evaluations"] = evaluations
+    rows["evaluations"] = _registered(estimator).evaluations(n, q)
     rows["seconds"] = seconds
-    # Rounding is no refutation.
-    seen = rows["bias"].abs() > deviation_limit() * rows["bias_se"] + 1e-6 * rows["exact"].abs().max()
-    error = rows["variance"] + (rows["bias"] ** 2).where(seen | (not unbiased), 0.0)
-    rows["efficiency"] = 1 / (evaluations * error.where(error > 0))
-    rows["unbiased"] = unbiased
+    rows["unbiased"] = _registered(estimator).unbiased
+    rows["broken"] = broken
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows["effective"] = np.nan_to_num(second**2 / fourth, nan=0.0, posinf=0.0)
     return rows
+
+
+def _with_efficiency(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as it is handed out."""
+    biased = frame["refuted"] | ~frame["unbiased"]
+    error = frame["variance"] + (frame["bias"] ** 2).where(biased, 0.0).fillna(0.0)
+    efficiency = 1 / (frame["evaluations"] * error.where(error > 0))
+    frame.insert(list(frame).index("unbiased"), "efficiency", efficiency)
+    return frame.drop(columns=["broken", "effective", "refuted"])
 
 
 def table(frame: pd.DataFrame) -> Styler:
     """The frame of `benchmark` for a page: estimators by parameter, biases in standard errors.
 
-    In italics: estimators that do not claim to be unbiased.
+    In italics: what does not claim to be unbiased, or fails a check; the column `note`, where there is one,
+    says which. The caption says why there is no exact value.
     """
     shown = frame.assign(
         error=frame["bias"] / frame["bias_se"].where(frame["bias_se"] > 0),
@@ -201,10 +265,14 @@ def table(frame: pd.DataFrame) -> Styler:
     several = frame["coordinate"].nunique() > 1
     columns = ["estimator", "parameter", *(["coordinate"] if several else []), "exact", "mean", "error"]
     columns += ["variance", "evaluations", "efficiency"]
+    failed, _, missing = (part for _, part in shown["note"].str.partition("no exact value: ").items())
+    shown["note"] = failed.str.rstrip("; ")
+    columns += ["note"] if shown["note"].any() else []
     shown = shown[columns].rename(columns={"error": "bias / s.e."})
     faint = ~frame["unbiased"].to_numpy()
+    page = shown.style if not missing.any() else shown.style.set_caption(f"No exact value: {missing.max()}.")
     return (
-        shown.style.hide()
+        page.hide()
         .format(precision=4, na_rep="–", subset=["exact", "mean"])
         .format("{:.1f}", na_rep="–", subset=["bias / s.e."])
         .format("{:.3g}", na_rep="–", subset=["variance", "efficiency"])
