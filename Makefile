@@ -3,13 +3,14 @@
 PYTHON ?= python3
 PORT ?= 8000
 CHAPTER ?= 03_vae
+INPUTS ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv book pdf full lab test lint bench serve clean
+.PHONY: help venv book pdf full lab test fuzz lint bench serve clean
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
@@ -18,6 +19,7 @@ help:
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
 	@echo 'make lab     open a chapter in JupyterLab: make lab CHAPTER=$(CHAPTER)'
 	@echo 'make test    run the tests, which build a small book'
+	@echo 'make fuzz    try many more inputs than the tests do: make fuzz INPUTS=100000'
 	@echo 'make lint    check style, types, the order of the layers, and metadata'
 	@echo 'make bench   measure the speed of training and of gradient estimation'
 	@echo 'make venv    only create the virtual environment, $(VENV)'
@@ -46,6 +48,9 @@ full: $(READY)
 
 test: $(READY) # in processes with one thread each (see tests/conftest.py); a file's tests share its book and browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+fuzz: $(READY)
+	INPUTS=$(INPUTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check

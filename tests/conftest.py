@@ -24,6 +24,7 @@ LONG = [
     "workflow",
     "reliability",
     "damage",
+    "fuzz",
     "notebooks",
     "book",
     "cluster",
