@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from problems import NORMAL, t
-from scipy import stats
 from torch import Tensor, nn, tensor
 from torch.distributions import (
     Bernoulli,
@@ -265,7 +264,6 @@ def test_the_oracle_can_be_left_out_or_held_short() -> None:
 def test_the_declared_limit_is_that_of_all_comparisons() -> None:
     """A jump too small for the replicates is not accused, a large one is: the check has power and no
     prejudice."""
-    size = stats.norm.pdf(0.3, 0.5, 1.2)
     few = benchmark(lambda z: z**2 + 1e-3 * (z > 0.3), NORMAL, ["pathwise"], replicates=500)
     many = benchmark(lambda z: z**2 + 3.0 * (z > 0.3), NORMAL, ["pathwise"], replicates=5000)
-    assert few["unbiased"].all() and not many["unbiased"].all() and size > 0
+    assert few["unbiased"].all() and not many["unbiased"].all()

@@ -192,8 +192,12 @@ def test_options_by_partial_and_ones_own_estimator() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        ({"replicates": 1}, ValueError, "replicates is at least 2"),
-        ({"n": 0}, ValueError, "n at least 1"),
+        ({"replicates": 1}, ValueError, "replicates should be greater than or equal to 2, got 1"),
+        ({"replicates": 10.0}, ValueError, "replicates should be a valid integer, got 10.0"),
+        ({"n": 0}, ValueError, "n should be greater than or equal to 1, got 0"),
+        ({"seed": None}, ValueError, "seed should be a valid integer, got None"),
+        ({"oracle": "no"}, ValueError, "oracle"),
+        ({"oracle": -1}, ValueError, "oracle"),
         ({"cost": lambda z: z.sum()}, CostError, "one value for each draw"),
         ({"cost": lambda z: z * math.nan}, CostError, "the cost is NaN on a share of 1"),
         ({"estimators": {"sum": lambda q, f, n: f(q.rsample((n,))).sum()}}, ValueError, "'sum' returned"),
@@ -241,6 +245,21 @@ def test_exact_variances_of_a_score() -> None:
     assert found == pytest.approx(second - (stats.norm.pdf(low) - stats.norm.pdf(high)) ** 2, rel=1e-6)
     found = exact_variance("score_function", torch.ones_like, Gamma(t(1.5), t(2.0)))["concentration"].item()
     assert found == pytest.approx(special.polygamma(1, 1.5), rel=1e-7)
+
+
+def test_exact_variances_refuse_and_bear_what_exact_gradients_do() -> None:
+    mixture = MixtureSameFamily(Categorical(torch.ones(2)), Normal(torch.zeros(2), torch.ones(2)))
+    with pytest.raises(NotApplicable, match="no exact variance: MixtureSameFamily names no"):
+        exact_variance("score_function", torch.cos, mixture)
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(NotApplicable, match=r"\.double\(\) them"):
+        exact_variance("score_function", lambda z: network(z.unsqueeze(-1)).squeeze(-1), NORMAL)
+    with pytest.raises(NotApplicable, match="where the cost is known"):
+        exact_variance("score_function", torch.log, NORMAL)
+    far = exact_variance("pathwise", torch.log, Normal(t(10.0), t(1.0)))["loc"].item()  # of 1/z
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    z, w = 10 + nodes[np.abs(nodes) < 9], weights[np.abs(nodes) < 9] / weights.sum()
+    assert far == pytest.approx((w / z**2).sum() - (w / z).sum() ** 2, rel=1e-6)
 
 
 def test_what_torch_lacks_is_skipped() -> None:

@@ -100,7 +100,7 @@ OWN = {"images": X, "labels": np.arange(N) % 3, "shape": (3, 4), "is_test": IS_T
 
 @pytest.fixture
 def own() -> Iterator[Callable[..., Dataset]]:
-    """Loads a data set of one's own that differs from the good one."""
+    """Loads your own data set, which differs from the good one."""
 
     def loaded(binarize: str | None = None, **changes: Any) -> Dataset:
         DATASETS["own"] = lambda: Loaded(**(OWN | changes))

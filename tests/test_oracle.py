@@ -111,6 +111,12 @@ ANSWERS: list[tuple[str, Distribution, Callable[[Tensor], Tensor], dict[str, obj
         {"loc": [1.0, 0.5], "scale_tril": [[0.5, 0.0], [1.0, 0.0]]},
     ),
     (
+        "coordinates that are multivariate themselves",
+        Independent(MultivariateNormal(t([[0.5], [1.0]]), scale_tril=t([[[1.0]], [[2.0]]])), 1),
+        lambda z: z.flatten(-2).prod(-1),
+        {"loc": [[1.0], [0.5]]},
+    ),
+    (
         "three coordinates",
         Independent(Normal(t([0.5, 1.0, 2.0]), t([1.0, 1.0, 1.0])), 1),
         lambda z: z.prod(-1) ** 2,

@@ -1,4 +1,4 @@
-"""Notebooks of one's own, which start as copies of others, with other defaults."""
+"""Your own notebooks, which start as copies of others, with other defaults."""
 
 from __future__ import annotations
 

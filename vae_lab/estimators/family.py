@@ -12,7 +12,38 @@ from torch.distributions import Distribution
 from torch.nn import Module
 
 
-class Family(Distribution):
+class _Around(Distribution):
+    """A distribution that hands on what another, its `base`, knows."""
+
+    arg_constraints = {}  # noqa: RUF012 (torch's own)
+    base: Distribution
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws carry derivatives."""
+        return bool(self.base.has_rsample)
+
+    @property
+    def support(self) -> Any:
+        """That of `base`."""
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        """That of `base`."""
+        return self.base.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """That of `base`."""
+        return self.base.variance
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q, (*sample_shape, *batch)."""
+        return self.base.log_prob(value)
+
+
+class Family(_Around):
     """The distribution `build(**parameters)`, whose gradients are with respect to the named parameters.
 
     `build` is any function that returns a torch distribution: mixtures, transformed distributions, other
@@ -31,8 +62,6 @@ class Family(Distribution):
     >>> q.batch_shape, sorted(q.given)
     (torch.Size([]), ['loc', 'logits'])
     """
-
-    arg_constraints = {}  # noqa: RUF012 (torch's own; `build` checks its arguments)
 
     def __init__(self, build: Callable[..., Distribution], **parameters: Tensor) -> None:
         if isinstance(build, Module):
@@ -84,26 +113,6 @@ class Family(Distribution):
         Distribution.__init__(self, self.own_batch, Size(self.base.event_shape), validate_args=False)
         return self
 
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws carry derivatives."""
-        return bool(self.base.has_rsample)
-
-    @property
-    def support(self) -> Any:
-        """That of what was built."""
-        return self.base.support
-
-    @property
-    def mean(self) -> Tensor:
-        """That of what was built, (*batch, *event)."""
-        return self.base.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """That of what was built, (*batch, *event)."""
-        return self.base.variance
-
     def sample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008 (torch's own)
         """Draws (*sample_shape, *batch, *event), without derivatives."""
         return self.base.sample(Size(sample_shape))
@@ -111,10 +120,6 @@ class Family(Distribution):
     def rsample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008
         """Draws with derivatives."""
         return self.base.rsample(Size(sample_shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """log q, (*sample_shape, *batch)."""
-        return self.base.log_prob(value)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> Family:
         """Copies that share the parameters."""
@@ -178,10 +183,8 @@ def _unchecked(q: Distribution) -> Distribution:
     return q
 
 
-class Copies(Distribution):
+class Copies(_Around):
     """Copies of `base` along new batch axes in front, `lead`, which share its parameters."""
-
-    arg_constraints = {}  # noqa: RUF012
 
     def __init__(self, base: Distribution, lead: Size) -> None:
         self.base, self.lead, self.own_batch = base, lead, base.batch_shape
@@ -192,22 +195,11 @@ class Copies(Distribution):
             raise AttributeError(name)
         return getattr(self.base, name)
 
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        return bool(self.base.has_rsample)
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
-
     def sample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008
         return self.base.sample(Size((*sample_shape, *self.lead)))
 
     def rsample(self, sample_shape: Size | Sequence[int] = Size()) -> Tensor:  # noqa: B008
         return self.base.rsample(Size((*sample_shape, *self.lead)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob(value)
 
 
 def expanded(q: Distribution, batch_shape: Size) -> Distribution:

@@ -169,7 +169,7 @@ def _framed(
     if (resolution > 1e-9 * spread).any():
         raise NotApplicable(f"{kind(q)} is too narrow for float64 so far from zero")
     covariance = getattr(base, "covariance_matrix", None)
-    if isinstance(covariance, Tensor):
+    if isinstance(covariance, Tensor) and base.event_shape == q.event_shape:
         factor = torch.linalg.cholesky(covariance.double())
 
         def along_axes(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,6 @@ several dimensions a hundredth, none of them can know if much else happens, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Distribution
@@ -26,16 +23,16 @@ from ..estimators.copies import directional_scores, score_terms, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, Separable, is_stochastic
 from ..estimators.families import certain, discrete, is_law, kind, parameters, rebuild, support, unwrap
 from ..estimators.family import Family
+from ..settings import Positive, Whole, check
 from .charts import chart, trimmed
 from .enumeration import counts, values_of
 from .lines import Nodes
-from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed
+from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed, attempt
 
 SAMPLED = 512  # points whose scores are taken one by one
 TRIED, STEP = 4096, 0.01  # draws, and deviations to each side, to see along which axes a cost varies
 
 Gradient = dict[str, Tensor]
-T = TypeVar("T")
 
 
 def exact_gradient(
@@ -58,6 +55,8 @@ def exact_gradient(
     >>> {name: round(g.item(), 6) for name, g in exact_gradient(quadratic(1.0), q).items()}
     {'loc': -1.0, 'scale': 4.0}
     """
+    tolerance = check("tolerance", Positive, tolerance)
+    evaluations = check("evaluations", Whole, evaluations)
     try:
         given = {name: p.detach().double() for name, p in parameters(q).items()}
         exact, term = _one_coordinate(cost, rebuild(q, **given))
@@ -110,8 +109,8 @@ class _Problem:
         self.discrete = discrete(q)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            self.typical = self.attempt(lambda: varied(q.sample(torch.Size((512,))).double(), 32))
-            self.attempt(lambda: self.cost.probe(self.typical[:16], self.typical[16:]))
+            self.typical = attempt(lambda: varied(q.sample(torch.Size((512,))).double(), 32))
+            attempt(lambda: self.cost.probe(self.typical[:16], self.typical[16:]))
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log q, the cost, and where it is NaN, at z. Where log q underflows no draw would ever be, and the
@@ -119,29 +118,16 @@ class _Problem:
         with torch.no_grad():
             log_q = self.log_prob(z)
             near = (log_q > UNDERFLOW)[(..., *[None] * len(self.q.event_shape))]
-            f = self.attempt(lambda: self.cost.values(torch.where(near, z, self.typical[:1])))
+            f = attempt(lambda: self.cost.values(torch.where(near, z, self.typical[:1])))
             return log_q, f.nan_to_num(0.0, torch.inf, -torch.inf), f.isnan()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q, minus infinity outside the support and where torch answers NaN or infinity, at the very ends
         of one."""
-        log_q = self.attempt(lambda: self.q.log_prob(z))
+        log_q = attempt(lambda: self.q.log_prob(z))
         if self.discrete:
             log_q = log_q.where(support(self.q).check(z), -torch.inf) if self.q.event_shape == () else log_q
         return log_q.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-
-    @staticmethod
-    def attempt(ask: Callable[[], T]) -> T:
-        """The result of `ask`; `NotApplicable` if it cannot be evaluated in float64."""
-        try:
-            return ask()
-        except NotImplementedError as error:
-            raise NotApplicable(f"torch lacks a method that this takes: {error}") from error
-        except RuntimeError as error:
-            raise NotApplicable(
-                f"it is computed in float64, where the cost or the density fails: {error}; if it holds "
-                "float32 weights, .double() them"
-            ) from error
 
     def weighted(self, z: Tensor, factor: Tensor | None = None) -> Gradient:
         """Σ_m factor_m ∇log q(z_m), by default with the factor f(z_m) q(z_m)."""

@@ -13,14 +13,16 @@ missed something. Both look where a first random search found that something hap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..estimators.costs import NotApplicable
 from .lines import AROUND, Integrand, Lines, Nodes, even_grid, interpolate
+
+T = TypeVar("T")
 
 EVALUATIONS = 2**22  # of the cost that an answer may take, unless the caller says otherwise
 MASS = 1e-7  # how far from 1 a density may integrate, and how much of it may lie where nothing is known
@@ -35,6 +37,19 @@ WITNESS = 0.2  # the widest error bar of a random rule, as a share of what may c
 SEEN = 100  # points of random rules that must have met what the cost does
 SHIFTS = (0.5, 0.13, 0.81)  # of deterministic rules, in units of their points' distance: two have to agree
 CHUNK = 2**21  # numbers at once
+
+
+def attempt(ask: Callable[[], T]) -> T:
+    """The result of `ask`; `NotApplicable` if it cannot be had in float64, in which integrals are taken."""
+    try:
+        return ask()
+    except NotImplementedError as error:
+        raise NotApplicable(f"torch lacks a method that this takes: {error}") from error
+    except RuntimeError as error:
+        raise NotApplicable(
+            f"it is computed in float64, where the cost or the density fails: {error}; if it holds float32 "
+            "weights, .double() them"
+        ) from error
 
 
 class Sizes(NamedTuple):
@@ -74,6 +89,7 @@ class Budget:
 
     def __init__(self, integrand: Integrand, elements: int, most: int) -> None:
         self.integrand, self.elements, self.most, self.spent = integrand, elements, most, 0
+        self.numbers = elements  # at each point, as far as known
 
     def __call__(self, at: Tensor) -> Tensor:
         if self.spent + len(at) * self.elements > self.most:
@@ -82,9 +98,9 @@ class Budget:
                 "needed (its argument `evaluations`)"
             )
         self.spent += len(at) * self.elements
-        first = self.integrand(at[:1])
-        size = max(1, CHUNK // max(1, first.numel()))
-        return torch.cat([self.integrand(part) for part in at.split(size)])
+        parts = [self.integrand(part) for part in at.split(max(1, CHUNK // self.numbers))]
+        self.numbers = max(self.elements, parts[0].shape[1])
+        return torch.cat(parts)
 
 
 # Where something happens

@@ -10,14 +10,15 @@ from torch.distributions import Distribution, Normal
 
 from ..estimators import ESTIMATORS
 from ..estimators.copies import replicas, slopes
-from ..estimators.costs import Cost, NotApplicable
+from ..estimators.costs import CheckedCost, Cost, NotApplicable
 from ..estimators.families import certain, discrete, is_law, parameters, rebuild, unwrap
 from ..estimators.family import Copies
 from ..reparameterization import reparameterize
+from ..settings import Positive, Whole, check
 from .charts import chart, trimmed
 from .enumeration import values_of
 from .lines import Nodes
-from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed
+from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed, attempt
 
 
 def exact_variance(
@@ -35,8 +36,13 @@ def exact_variance(
     >>> round(exact_variance("pathwise", torch.square, q)["loc"].item(), 6)  # of 2z
     16.0
     """
-    given = {name: p.detach().double() for name, p in parameters(q).items()}
-    exact = rebuild(q, **given)
+    tolerance = check("tolerance", Positive, tolerance)
+    evaluations = check("evaluations", Whole, evaluations)
+    try:
+        given = {name: p.detach().double() for name, p in parameters(q).items()}
+        exact = rebuild(q, **given)
+    except TypeError as error:
+        raise NotApplicable(f"no exact variance: {error}") from error
     try:
         if why := certain(exact):
             raise NotApplicable(why)
@@ -52,6 +58,9 @@ def exact_variance(
         raise NotApplicable(f"no exact variance: {error}") from error
     parts = variances.split([p.numel() for p in given.values()])
     return {name: part.view_as(p).to(p.device) for (name, p), part in zip(given.items(), parts, strict=True)}
+
+
+NO_MASS = "the density is not 1 in all where the cost is known: it is NaN elsewhere, or far out"
 
 
 class _Given(Copies):
@@ -76,9 +85,10 @@ class _Single:
 
     def __init__(self, estimator: str, cost: Cost, q: Distribution) -> None:
         self.estimator, self.cost, self.q = ESTIMATORS[estimator], cost, q
+        self.checked = CheckedCost(cost, len(q.event_shape))
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            self.typical = q.sample(Size((1,)))
+            self.typical = attempt(lambda: q.sample(Size((1,))))
 
     def gradients(self, z: Tensor) -> Tensor:
         """One gradient for each of M draws (M, *batch, *event): (M, numbers)."""
@@ -90,7 +100,7 @@ class _Single:
             here = unwrap(self.q)
             path = reparameterize(base.loc, base.scale, (z - here.loc) / here.scale)
         state = torch.get_rng_state()
-        surrogate = self.estimator(_Given(copies, z, path), self.cost, 1)
+        surrogate = attempt(lambda: self.estimator(_Given(copies, z, path), self.cost, 1))
         if not torch.equal(state, torch.get_rng_state()):
             raise NotApplicable(
                 f"{self.estimator.name} uses more randomness than one draw of q; benchmark() measures its "
@@ -100,15 +110,20 @@ class _Single:
         return torch.cat([g.reshape(len(z), -1) for g in found.values()], dim=1)
 
     def weights(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """q at z (M, *batch), and z where it counts, else a typical draw."""
-        log_q = self.log_prob(z)
-        near = (log_q > UNDERFLOW)[(..., *[None] * len(self.q.event_shape))]
-        return log_q.exp(), torch.where(near, z, self.typical)
+        """q at z (M, *batch), and z. Where q underflows or the cost is NaN it is 0, and z a typical draw;
+        that much of q's mass is then missing."""
+        log_q, wide = self.log_prob(z), (..., *[None] * len(self.q.event_shape))
+        near = log_q > UNDERFLOW
+        with torch.no_grad():
+            known = (
+                near & ~attempt(lambda: self.checked.values(torch.where(near[wide], z, self.typical))).isnan()
+            )
+        return log_q.exp().where(known, 0.0), torch.where(known[wide], z, self.typical)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q, minus infinity where torch answers NaN or infinity."""
         with torch.no_grad():
-            return self.q.log_prob(z).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+            return attempt(lambda: self.q.log_prob(z)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
     def by_number(self, weights: Tensor) -> Tensor:
         """Weights (M, *batch) for each of the numbers of a gradient, (M, numbers): those of its own element
@@ -124,6 +139,8 @@ class _Single:
     def over(self, points: Tensor) -> Tensor:
         """The variance over all values of q, (numbers,)."""
         density, points = self.weights(points)
+        if (density.sum(0) - 1).abs().max() > MASS:
+            raise NotApplicable(NO_MASS)
         w, g = self.by_number(density), self.gradients(points)
         return (w * g**2).sum(0) - (w * g).sum(0) ** 2
 
@@ -159,5 +176,5 @@ class _Moments:
         """Those of all numbers of a gradient, once the rules agree."""
         variances, mass = agreed(self, tolerance, evaluations)[0].chunk(2)
         if (mass - 1).abs().max() > MASS:
-            raise NotApplicable("the density does not integrate to 1 where the rules look")
+            raise NotApplicable(NO_MASS)
         return variances.clamp_min(0.0)

@@ -20,6 +20,7 @@ from ..estimators.families import kind, parameters, rebuild
 from ..estimators.requirements import differentiable_density
 from ..exact.oracle import exact_gradient
 from ..exact.quadrature import EVALUATIONS
+from ..settings import Count, Seed, Several, Whole, check
 from .audit import Sampler, check_sampler, judge, not_finite
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def benchmark(
     Memory is bounded whatever `replicates`. Raises `NotApplicable` for a named estimator that does not apply,
     or where none does, and `CostError`, also for a named estimator whose estimates are NaN or infinite.
     """
-    if replicates < 2 or n < 1:
-        raise ValueError(f"replicates is at least 2 and n at least 1, got {replicates=} and {n=}")
+    replicates, n = check("replicates", Several, replicates), check("n", Count, n)
+    seed, oracle = check("seed", Seed, seed), check("oracle", bool | Whole, oracle)
     chosen = _chosen(estimators)
     given = _taken_apart(q)
     cost, counter = counted(cost)
