@@ -204,15 +204,16 @@ def figures(path: Path) -> list[str]:
 
 
 def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> None:
-    cost, outside = code(FORKS["A cost"])
+    cost, outside, random = code(FORKS["A cost"])
     (estimator,) = code(FORKS["An estimator"])
     out = fork("04_estimators", tmp_path, cost, estimator, cost="logistic", k=2.0)
     assert sum("pathwise_twice" in table for table in tables(out)) >= 3, "normal, gamma, and the price list"
     assert any("pathwise twice" in figure for figure in figures(out))
     (record,) = outputs(out, PROVENANCE_MIME)
     assert record["parameters"]["cost"] == "logistic"
-    run = subprocess.run([sys.executable, "-W", "error", "-c", outside], capture_output=True, text=True)
-    assert run.returncode == 0 and "implicit_reparameterization" in run.stdout, run.stderr
+    for program, estimator in {outside: "implicit_reparameterization", random: "score_function"}.items():
+        run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+        assert run.returncode == 0 and estimator in run.stdout, run.stderr
 
 
 def test_a_noise_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
