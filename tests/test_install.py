@@ -129,7 +129,7 @@ def test_an_empty_folder_is_enough_to_fork_and_run(wheel: Path, tmp_path: Path) 
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     listed = vae_lab("list")
-    assert "12_applications" in listed.stdout
+    assert "13_applications" in listed.stdout
     assert "A checkout of the project adds" in " ".join(listed.stderr.split())
     assert vae_lab("fork", "01_random_node", "mine", "-p", "sigma=0.9").returncode == 0
     run = vae_lab("run", "mine")
