@@ -15,6 +15,7 @@ from torch.distributions import Normal
 
 from vae_lab import benchmark, plots
 from vae_lab.measure.statistics import mean_interval
+from vae_lab.records import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +80,39 @@ def test_images_of_three_channels_are_drawn_in_colour() -> None:
             plots.image_rows(rows, shape)
 
 
+def test_images_have_a_figure_of_their_own_in_which_they_can_be_seen() -> None:
+    """A digit with its margin is at least 52 pixels wide on the page, which has 96 pixels to the inch."""
+    rows = {"a row": torch.rand(9, 28 * 28), "another": torch.rand(9, 28 * 28)}
+    ax = plots.image_rows(rows, (28, 28), columns=list("abcdefghi"))
+    ax.figure.draw_without_rendering()
+    width = ax.get_window_extent().width / ax.figure.dpi * 96
+    assert width / 9 > 52
+
+
 def test_latent_map_draws_every_item_as_its_label() -> None:
     labels = torch.tensor([0, 1, 1, 2])
     ax = plots.latent_map(torch.randn(4, 2), labels)
     assert [len(c.get_offsets()) for c in ax.collections] == [1, 2, 1]
+
+
+def test_latent_map_names_each_label_where_it_is_densest_unless_told_otherwise() -> None:
+    mu = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1], [9.0, 9.0], [4.0, -4.0]])
+    labels = torch.tensor([7, 7, 7, 7, 3])
+    ax = plots.latent_map(mu, labels)
+    assert texts(ax) == ["3", "7"]
+    assert ax.texts[0].get_position() == (4.0, -4.0)
+    assert max(map(abs, ax.texts[1].get_position())) < 0.2, "not between the two places"
+    assert not plots.latent_map(mu, labels, plt.figure().subplots(), names=False).texts
+
+
+def test_ten_labels_have_ten_colours() -> None:
+    """Those of the lines first, which the figures to play with share; no two look alike."""
+    assert CLASSES[: len(plots.PALETTE)] == plots.PALETTE and len(CLASSES) == 10
+    ax = plots.latent_map(torch.randn(10, 2), torch.arange(10))
+    assert [to_hex(c.get_facecolor()[0]) for c in ax.collections] == list(CLASSES)
+    places = lab(linear(CLASSES))
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    assert apart[~np.eye(10, dtype=bool)].min() > 25
 
 
 def test_latent_map_draws_an_ellipse_of_one_deviation_around_each() -> None:

@@ -25,6 +25,8 @@ DATA_SYSTEM = "/usr/share/datasets"
 # The palette is that of Okabe and Ito, safe for colour-blind readers.
 INK, PAPER, FAINT = "#1f2328", "#ffffff", "#8b949e"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Ten, for labels, which are drawn as digits, too.
+CLASSES = (*PALETTE, "#8800ee", "#8866ee", "#ee0044", "#aacc66")
 
 # Magics whose cell is Python all the same: it sees and leaves the notebook's names.
 PYTHON_CELLS = {"time", "timeit", "capture", "prun"}

@@ -39,7 +39,7 @@ from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from vae_lab.records import INK, MIME, PALETTE, PAPER, PLAY_MIME
+from vae_lab.records import CLASSES, INK, MIME, PAPER, PLAY_MIME
 
 # The theme's colours in dark mode, of text and background.
 DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
@@ -305,7 +305,7 @@ def add_players(app: Sphinx, page: str, template: str, context: dict[str, Any], 
     kinds = re.findall(r'class="vae-play-data" data-kind="(\w+)"', context.get("body", ""))
     if not kinds:
         return
-    colours = "".join(f"--vae-palette-{i}: {colour};" for i, colour in enumerate(PALETTE))
+    colours = "".join(f"--vae-palette-{i}: {colour};" for i, colour in enumerate(CLASSES))
     context["metatags"] = f"{context.get('metatags', '')}<style>:root {{{colours}}}</style>"
     app.add_css_file("play/play.css")
     for script in ("play", *dict.fromkeys(kinds)):
