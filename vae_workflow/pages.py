@@ -128,12 +128,13 @@ def set_apart(page: Path) -> None:
 
 
 def apart(text: str, variant: str) -> str:
-    """A notebook, as text, with `variant` in its title and in the labels of its figures and equations."""
+    """A notebook, as text, with `variant` in its title and in its labels of figures, equations and tables."""
     notebook = nbformat.reads(text, as_version=4)
     shown = [c.metadata.get("mystnb") or {} for c in notebook.cells]
     figures = [(of.get("figure") or {}).get("name") for of in shown]
-    equations = [m for c in notebook.cells for m in re.findall(r"^\$\$ \((\S+)\)$", c.source, re.MULTILINE)]
-    labels = "|".join(map(re.escape, filter(None, [*figures, *equations])))
+    label = re.compile(r"^(?:\$\$ \(|:name: )(\S+?)\)?$", re.MULTILINE)  # of an equation, or of a table
+    others = [name for c in notebook.cells for name in label.findall(c.source)]
+    labels = "|".join(map(re.escape, filter(None, [*figures, *others])))
     if labels:
         text = re.sub(rf"(?<![\w-])({labels})(?![\w-])", rf"\1-{variant}", text)
     notebook = nbformat.reads(text, as_version=4)
