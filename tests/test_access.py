@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page, Route
 from pypdf import PageObject, PdfReader
 from pypdf.generic import Destination
 from reader import Visit, open_page, served
-from test_book import BOOK, CHAPTERS, CONTENTS, PAGES
+from test_book import BOOK, CHAPTERS, CONTENTS, PAGES, SOURCE
 
 ROOT = BOOK.parent
 NARROW = 360  # pixels, a small phone
@@ -62,7 +62,7 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", NARROW)])
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, SOURCE])
 def test_axe_finds_nothing(visit: Callable[[str], Visit], name: str, scheme: str, width: int) -> None:
     """No violation of any weight. No rule looks at colour and width at once, so two of the four combinations
     cover all."""
@@ -114,7 +114,7 @@ def test_the_published_pages_weigh_no_more(browser: Browser) -> None:
     with served(folder) as site:
         found = []
         for path in sorted(folder.rglob("*.html")):
-            if "_static" not in path.parts and path.name != "index.html":
+            if not {"_static", "_modules"} & set(path.parts) and path.name != "index.html":
                 visit = open_page(browser, site + path.relative_to(folder).as_posix())
                 found.append(heavy(visit, folder, site))
                 visit.page.context.close()

@@ -29,6 +29,9 @@ import torch
 import yaml
 from PIL import Image, ImageColor
 from playwright.sync_api import Browser, Page
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from reader import Visit, open_page
 from torch.distributions import Distribution, Independent
 
@@ -42,6 +45,7 @@ CONTENTS = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
 FILES = [chapter["file"] for part in CONTENTS["parts"] for chapter in part["chapters"]]
 CHAPTERS = [file for file in FILES if file.startswith("chapters/")]
 PAGES = [CONTENTS["root"], *FILES, "search"]
+SOURCE = "_modules/vae_lab/vae/training"  # one of the pages with the source of a module
 FIGURES = 'figure img, .cell_output img, img[src*="_images"]'
 
 
@@ -52,8 +56,10 @@ def overflow(page: Page) -> int:
 
 def test_every_built_page_is_tested(quick_book: Path) -> None:
     built = {path.relative_to(quick_book).as_posix() for path in quick_book.rglob("*.html")}
-    built = {name for name in built if not name.startswith("_static/")}
+    sources = {name for name in built if name.startswith("_modules/")}
+    built = {name for name in built if not name.startswith("_static/")} - sources
     assert built == {f"{name}.html" for name in PAGES} | {"index.html"}
+    assert f"{SOURCE}.html" in sources
 
 
 def test_the_front_door_leads_to_the_introduction(browser: Browser, site: str) -> None:
@@ -66,13 +72,13 @@ def test_the_front_door_leads_to_the_introduction(browser: Browser, site: str) -
     page.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, SOURCE])
 def test_loads_without_a_complaint(visit: Callable[[str], Visit], name: str) -> None:
     """No console error or warning at a first visit, no exception, no failed request."""
     assert visit(name).problems == []
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, SOURCE])
 def test_asks_no_other_host(visit: Callable[[str], Visit], site: str, name: str) -> None:
     requests = visit(name).requests
     assert requests
@@ -133,7 +139,7 @@ def test_figures_have_number_and_caption(visit: Callable[[str], Visit], name: st
 
 
 @pytest.mark.parametrize("width", [360, 1400])
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, SOURCE])
 def test_does_not_scroll_sideways(visit: Callable[[str], Visit], name: str, width: int) -> None:
     page = visit(name).page
     before = page.viewport_size
@@ -303,7 +309,7 @@ def test_shows_no_warning_or_traceback(visit: Callable[[str], Visit], name: str)
     assert visit(name).page.locator(unwanted).count() == 0
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, SOURCE])
 def test_links_resolve(visit: Callable[[str], Visit], quick_book: Path, site: str, name: str) -> None:
     """Every link to a page of the book leads to a file that exists, and to an id inside it."""
     page = visit(name).page
@@ -450,10 +456,54 @@ def test_all_that_is_public_has_one_entry(visit: Callable[[str], Visit]) -> None
 
 def test_estimators_are_shown_as_they_are_called(visit: Callable[[str], Visit]) -> None:
     entry = visit("api").page.locator("dl:has(> [id='vae_lab.estimators.discrete.rebar'])")
-    assert entry.locator("dt").inner_text().removesuffix("#") == (
-        "rebar(q, cost, n=1, *, temperature=0.5, scale=1.0)"
-    )
+    shown, _, rest = entry.locator("dt").inner_text().partition("[source]")
+    assert shown.strip() == "rebar(q, cost, n=1, *, temperature=0.5, scale=1.0)"
+    assert rest.strip() == "#"
     assert "Unbiased. Source: Tucker et al. [2017]." in entry.inner_text()
+
+
+def test_functions_classes_and_methods_have_their_source_beside_them(visit: Callable[[str], Visit]) -> None:
+    kinds = "article dl:is(.function, .class, .method, .exception) > dt.sig"
+    entries = (
+        visit("api")
+        .page.locator(kinds)
+        .evaluate_all(
+            "all => all.map(entry => [entry.id,"
+        " entry.querySelector('a:has(.viewcode-link)')?.getAttribute('href')])"
+        )
+    )
+    assert len(entries) > 150
+    for entry, source in entries:
+        module = max((m.__name__ for m in MODULES if entry.startswith(f"{m.__name__}.")), key=len)
+        name = entry.removeprefix(f"{module}.")
+        assert source == f"_modules/{module.replace('.', '/')}.html#{name}", entry
+
+
+def test_a_name_in_the_code_of_a_chapter_leads_to_its_source(browser: Browser, quick_book: Path) -> None:
+    """From a folder, too: to the entry first, and from there to the code."""
+    page = open_page(browser, (quick_book / "chapters/03_vae.html").as_uri()).page
+    page.locator(".cell_input a.vae-entry", has_text="fit").first.click()
+    page.wait_for_url("**/api.html#vae_lab.vae.training.fit")
+    page.locator("[id='vae_lab.vae.training.fit'] a:has(.viewcode-link)").click()
+    page.wait_for_url("**/_modules/vae_lab/vae/training.html#fit")
+    assert "def fit(" in page.locator("[id='fit']").inner_text()
+    page.context.close()
+
+
+def test_only_names_of_the_package_become_links_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BOOK / "extensions"))
+    extension = runpy.run_path(str(BOOK / "extensions" / "vae_code.py"))
+    program = (
+        "from vae_lab import fit, plots\nfrom torch import nn\n"
+        "fit(vae, x.fit, fit=1)\nplots.image_rows(rows)\nnn.Linear\nplots.INK"
+    )
+    block = highlight(program, PythonLexer(), HtmlFormatter(nowrap=True))
+    imported = {"fit": "vae_lab.fit", "plots": "vae_lab.plots", "nn": "torch.nn"}
+    linked = extension["link_names"](block, imported, lambda full: f"api.html#{full}")
+    places = re.findall(r'<a class="vae-entry" href="api.html#([^"]*)">(.*?)</a>', linked)
+    assert [place for place, _ in places] == ["vae_lab.vae.training.fit", "vae_lab.plots.pictures.image_rows"]
+    assert [extension["plain"](text) for _, text in places] == ["fit", "plots.image_rows"]
+    assert extension["plain"](linked) == extension["plain"](block)
 
 
 @pytest.mark.parametrize("name", MADE)
