@@ -458,7 +458,7 @@ def test_estimators_are_shown_as_they_are_called(visit: Callable[[str], Visit]) 
     entry = visit("api").page.locator("dl:has(> [id='vae_lab.estimators.discrete.rebar'])")
     shown, _, rest = entry.locator("dt").inner_text().partition("[source]")
     assert shown.strip() == "rebar(q, cost, n=1, *, temperature=0.5, scale=1.0)"
-    assert rest.strip() == "#"
+    assert rest.strip() in {"", "#"}
     assert "Unbiased. Source: Tucker et al. [2017]." in entry.inner_text()
 
 
@@ -469,7 +469,7 @@ def test_functions_classes_and_methods_have_their_source_beside_them(visit: Call
         .page.locator(kinds)
         .evaluate_all(
             "all => all.map(entry => [entry.id,"
-        " entry.querySelector('a:has(.viewcode-link)')?.getAttribute('href')])"
+            " entry.querySelector('a:has(.viewcode-link)')?.getAttribute('href')])"
         )
     )
     assert len(entries) > 150
