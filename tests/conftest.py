@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkout import Checkout
 from filelock import FileLock
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Locator
 from reader import Visit, open_page, served
 
 from vae_workflow.browser import chromium
@@ -91,6 +91,43 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, site: str) -> Callable[[str], Visit]:
     """Name of a page -> its visit, made once."""
     return functools.cache(lambda name: open_page(browser, f"{site}{name}.html"))
+
+
+# A new widget, drawn; with the page's own chance again, should a test have taken it away.
+BUILD = """async name => {
+    Math.fair ??= Math.random;
+    Math.random = Math.fair;
+    document.documentElement.dataset.theme = "light";
+    vaePlay.build(document.querySelector(`script.vae-play-data[data-figure='${name}']`));
+    for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame);
+}"""
+
+
+@pytest.fixture
+def open_figure(visit: Callable[[str], Visit], site: str) -> Iterator[Callable[[tuple[str, str]], Locator]]:
+    """(chapter, name) -> a figure to play with as on a first visit: made anew, in a page that tests share.
+
+    Afterwards nothing has gone wrong, and no host was asked.
+    """
+    visits = []
+
+    def opened(figure: tuple[str, str]) -> Locator:
+        visits.append(visit(f"chapters/{figure[0]}"))
+        page = visits[-1].page
+        page.set_viewport_size({"width": 1280, "height": 720})
+        page.evaluate(BUILD, figure[1])
+        return page.locator(f"#{figure[1]}")
+
+    yield opened
+    for one in visits:
+        assert one.problems == []
+        assert [url for url in one.requests if not url.startswith((site, "data:"))] == []
+
+
+@pytest.fixture
+def look_at(visit: Callable[[str], Visit]) -> Callable[[str, str], Locator]:
+    """A figure to look at, not to operate, by its chapter and name."""
+    return lambda chapter, name: visit(f"chapters/{chapter}").page.locator(f"#{name}")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import runpy
@@ -15,8 +14,24 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from player import (
+    EXPLORER,
+    FIGURES,
+    SCRIPTS,
+    STRIPS,
+    TRICK,
+    assert_predicts,
+    beside,
+    content,
+    ink,
+    number,
+    place,
+    readout,
+    slider,
+    unpack,
+)
 from playwright.sync_api import Browser, Locator, Page
-from reader import Visit, open_page
+from reader import open_page
 from scipy import stats
 from torch.distributions import Normal
 
@@ -29,24 +44,10 @@ from vae_lab.records import PLAY_MIME, PROVENANCE_MIME
 from vae_lab.vae.layers import ACTIVATIONS
 
 BOOK = Path(__file__).parents[1] / "book"
-SCRIPTS = BOOK / "assets" / "play"
-TRICK, EXPLORER, STRIPS = FIGURES = [
-    ("02_reparameterization", "fig-trick"),
-    ("03_vae", "fig-explore"),
-    ("05_variance", "fig-strips"),
-]
 each_figure = pytest.mark.parametrize(("chapter", "name"), FIGURES)
 
 
 # Data
-
-
-def unpack(packed: dict[str, Any]) -> np.ndarray:
-    """What the scripts read from `pack`."""
-    if "bytes" in packed:
-        return np.frombuffer(base64.b64decode(packed["bytes"]), "u1").reshape(packed["shape"])
-    integers = np.frombuffer(base64.b64decode(packed["integers"]), "<i2").reshape(packed["shape"])
-    return integers * np.frombuffer(base64.b64decode(packed["scales"]), "<f4")
 
 
 @pytest.mark.parametrize("shape", [(5,), (40, 3), (2, 7, 4)])
@@ -146,65 +147,6 @@ def test_playable_displays_data_under_a_type_that_the_book_knows(monkeypatch: py
 # In the browser
 
 
-@pytest.fixture
-def open_figure(browser: Browser, site: str) -> Iterator[Callable[[tuple[str, str]], Locator]]:
-    """A figure in a fresh visit of its chapter; afterwards nothing has gone wrong, and no host was asked."""
-    visits = []
-
-    def opened(figure: tuple[str, str]) -> Locator:
-        visits.append(open_page(browser, f"{site}chapters/{figure[0]}.html"))
-        return visits[-1].page.locator(f"#{figure[1]}")
-
-    yield opened
-    for visit in visits:
-        assert visit.problems == []
-        assert [url for url in visit.requests if not url.startswith((site, "data:"))] == []
-        visit.page.context.close()
-
-
-@pytest.fixture
-def look_at(visit: Callable[[str], Visit]) -> Callable[[str, str], Locator]:
-    """A figure to look at, not to operate: in a visit of its chapter that tests share."""
-    return lambda chapter, name: visit(f"chapters/{chapter}").page.locator(f"#{name}")
-
-
-def number(shown: Locator) -> float:
-    """The number that an <output> begins with."""
-    found = re.match(r"([−\d.]+)(?: · 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", shown.inner_text())
-    assert found
-    power = (found[2] or "0").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
-    return float(f"{found[1].replace('−', '-')}e{power}")
-
-
-def slider(figure: Locator, name: str) -> Locator:
-    return figure.get_by_role("slider", name=name, exact=True)
-
-
-def beside(control: Locator) -> float:
-    """The number shown beside a slider."""
-    return number(control.locator("xpath=following-sibling::output"))
-
-
-def readout(figure: Locator, name: str) -> float:
-    return number(figure.locator(f"dl > div:has(dt:text-is('{name}')) output"))
-
-
-def content(figure: Locator) -> dict[str, Any]:
-    """The data of a figure, from its page."""
-    name = figure.get_attribute("id")
-    return json.loads(figure.page.locator(f"script.vae-play-data[data-figure='{name}']").inner_text())
-
-
-def ink(canvas: Locator) -> np.ndarray:
-    """Grey levels 0 to 255 of a picture, pixel by pixel."""
-    pixels = canvas.evaluate(
-        "c => { const size = [c.width, c.height], often = { willReadFrequently: true };"
-        "const copy = new OffscreenCanvas(...size).getContext('2d', often); copy.drawImage(c, 0, 0);"
-        "return [...copy.getImageData(0, 0, ...size).data]; }"
-    )
-    return np.array(pixels).reshape(-1, 4)[:, 3]
-
-
 @each_figure
 def test_replaces_the_static_picture_on_a_screen_only(
     look_at: Callable[[str, str], Locator], chapter: str, name: str
@@ -299,12 +241,70 @@ def test_text_is_readable_in_both_modes(
             assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
+# What figures share
+
+
+@pytest.fixture(scope="module")
+def bare(browser: Browser) -> Iterator[Page]:
+    """A page with the scripts and nothing else."""
+    page = browser.new_page()
+    page.set_content("<main></main>")
+    for script in ("play.js", "latents.js"):
+        page.add_script_tag(path=SCRIPTS / script)
+    page.add_style_tag(path=SCRIPTS / "play.css")
+    yield page
+    page.context.close()
+
+
+def test_a_question_waits_for_answer_and_sight_and_blocks_nothing(bare: Page) -> None:
+    bare.evaluate(
+        "asked = vaePlay.predict('What comes?', ['one', 'two', 'three'], 1, 'Two is one and one.');"
+        "document.querySelector('main').replaceChildren(asked.element)"
+    )
+    main = bare.locator("main")
+    assert main.get_by_role("group", name="Predict: What comes?").count() == 1
+    height = main.evaluate("main => main.clientHeight")
+    assert_predicts(main, lambda: bare.evaluate("asked.seen()"), right=1)
+    assert main.evaluate("main => main.clientHeight") == height, "a verdict moves nothing"
+    bare.evaluate(
+        "asked = vaePlay.predict('What comes?', ['one', 'two'], 0, 'Who has seen it may still answer it.');"
+        "document.querySelector('main').replaceChildren(asked.element); asked.seen()"
+    )
+    verdict = main.locator("[aria-live]")
+    assert not verdict.inner_text().startswith(("Yes", "No")), "and nobody is told before"
+    main.get_by_role("button", name="one").click()
+    assert verdict.inner_text().startswith("Yes. ")
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_a_run_makes_steps_until_it_is_paused_or_done(bare: Page, motion: Any) -> None:
+    bare.emulate_media(reduced_motion=motion)
+    bare.evaluate(
+        "made = []; limit = 1000;"
+        "vaeRun = vaePlay.runner(n => { made.push(n); return made.length < limit; }, { pace: 2, leap: 50 });"
+        "document.querySelector('main').replaceChildren(...vaeRun.buttons)"
+    )
+    step, run = bare.get_by_role("button", name="Step"), bare.locator("main button").nth(1)
+    step.click()
+    assert bare.evaluate("made") == [1]
+    run.click()
+    if motion == "reduce":
+        assert bare.evaluate("made") == [1, 50] and run.inner_text() == "Run"
+        return
+    bare.wait_for_function("made.length > 3")
+    assert set(bare.evaluate("made.slice(1)")) == {2} and run.inner_text() == "Pause"
+    run.click()
+    paused = bare.evaluate("made.length")
+    bare.wait_for_timeout(150)
+    assert bare.evaluate("made.length") == paused and run.inner_text() == "Run"
+    bare.evaluate("limit = made.length + 2")
+    run.click()
+    bare.wait_for_function("made.length === limit")
+    bare.wait_for_timeout(100)
+    assert bare.evaluate("made.length === limit") and run.inner_text() == "Run"
+
+
 # The trick
-
-
-def place(dot: Locator) -> tuple[float, float]:
-    x, y = dot.evaluate("dot => [dot.cx.baseVal.value, dot.cy.baseVal.value]")
-    return x, y
 
 
 def test_with_frozen_noise_the_sample_slides_along_its_paths(
@@ -438,25 +438,20 @@ def test_the_page_decodes_as_the_model_that_the_chapter_trained(
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_the_page_decodes_as_torch(browser: Browser, activation: str) -> None:
+def test_the_page_decodes_as_torch(bare: Page, activation: str) -> None:
     """With every activation, and weights as large as training makes them."""
     vae = VAE(784, 2, (128, 96), activation=activation, seed=3)
     with torch.no_grad():
         for weights in vae.decoder.parameters():
             weights *= 3
         means = vae.decoder(POINTS).mean[0].numpy()
-    page = browser.new_page()
-    page.set_content("<p>A page without figures.</p>")
-    for script in ("play.js", "latents.js"):
-        page.add_script_tag(path=SCRIPTS / script)
     decoder = json.loads(json.dumps(dense_layers(vae), default=pack))
-    found = page.evaluate(
+    found = bare.evaluate(
         "([decoder, points]) => { const f = vaePlay.decoder(decoder); return points.map(z => [...f(z)]); }",
         [decoder, POINTS.tolist()],
     )
     assert np.abs(np.array(found) - means).max() < 3e-4, "tight enough to tell the forms of GELU apart"
     assert np.ptp(means) > 0.9
-    page.close()
 
 
 def shown_z(figure: Locator) -> list[float]:

@@ -87,6 +87,60 @@ const vaePlay = (() => {
     };
   }
 
+  // A question before the figure answers it. `answers` are two or three texts, `right` is the place of the true
+  // one, `because` says why. Nothing waits for an answer: the verdict appears as soon as the reader has given one
+  // and has seen what the question is about, which the figure tells by calling `seen`.
+  function predict(question, answers, right, because) {
+    const id = newId();
+    let given, known = false;
+    const buttons = answers.map((text, i) =>
+      html("button", { type: "button", "aria-pressed": "false", onclick: () => { given = i; tell(); } }, text));
+    const no = `No: ${answers[right]}. `;
+    const verdict = html("p", { "aria-live": "polite" }, "Say what you expect, then try it.");
+    const room = html("p", { class: "vae-play-room", "aria-hidden": "true" }, no, because);
+    function tell() {
+      if (given === undefined) return;
+      buttons.forEach((one, i) => {
+        one.setAttribute("aria-pressed", i === given);
+        if (known) one.dataset.mark = i === right ? "✓" : i === given ? "✗" : "";
+      });
+      if (known) verdict.replaceChildren(html("strong", {}, given === right ? "Yes. " : no), because);
+      else verdict.textContent = "Now try it.";
+    }
+    return {
+      element: html("div", { class: "vae-play-predict", role: "group", "aria-labelledby": id },
+        html("p", { id }, html("strong", {}, "Predict: "), question),
+        html("div", { class: "vae-play-buttons" }, buttons),
+        html("div", { class: "vae-play-verdict" }, room, verdict)),
+      seen() {
+        if (known) return;
+        known = true;
+        tell();
+      },
+    };
+  }
+
+  // Two buttons. The first makes one step: `advance(1)`. The other makes `pace` steps at a time, 25 times a second,
+  // until it is pressed again or `advance` returns false; for readers who want less motion, `leap` steps at once.
+  function runner(advance, { name = "Step", pace = 1, leap = 100 } = {}) {
+    let timer;
+    const run = button("Run", () => {
+      if (timer) stop();
+      else if (matchMedia("(prefers-reduced-motion: reduce)").matches) advance(leap);
+      else {
+        run.textContent = "Pause";
+        timer = setInterval(() => { if (!run.isConnected || advance(pace) === false) stop(); }, 40);
+      }
+    });
+    run.classList.add("vae-play-run");
+    function stop() {
+      clearInterval(timer);
+      timer = undefined;
+      run.textContent = "Run";
+    }
+    return { buttons: [button(name, () => { stop(); advance(1); }), run], stop };
+  }
+
   // Pictures
 
   // An SVG in CSS pixels. `paint(width, height)` returns its nodes, again whenever the width changes; the style
@@ -178,18 +232,21 @@ const vaePlay = (() => {
     return Float32Array.from(integers, (integer, i) => integer * scales[i % scales.length]);
   }
 
+  // The widget of a figure, made of the data in its page; it takes the place of one that is there already.
+  function build(source) {
+    const figure = document.getElementById(source.dataset.figure);
+    figure.querySelector(".vae-play")?.remove();
+    const nodes = kinds[source.dataset.kind](JSON.parse(source.textContent));
+    const number = figure.querySelector(".caption-number").textContent.trim();
+    const widget = html("div", { class: "vae-play", role: "group", "aria-label": `${number}, to play with` }, nodes);
+    figure.insertBefore(widget, figure.querySelector("figcaption"));
+    figure.classList.add("vae-playing");
+  }
   // Scripts that are deferred have all run by now.
   document.addEventListener("DOMContentLoaded", () => {
-    for (const source of document.querySelectorAll("script.vae-play-data")) {
-      const figure = document.getElementById(source.dataset.figure);
-      const nodes = kinds[source.dataset.kind](JSON.parse(source.textContent));
-      const number = figure.querySelector(".caption-number").textContent.trim();
-      const widget = html("div", { class: "vae-play", role: "group", "aria-label": `${number}, to play with` }, nodes);
-      figure.insertBefore(widget, figure.querySelector("figcaption"));
-      figure.classList.add("vae-playing");
-    }
+    document.querySelectorAll("script.vae-play-data").forEach(build);
   });
 
-  return { kinds, html, svg, slider, button, select, choice, readout, announcer, panel, linear, axis, path, clamp,
-    picture, draw, fixed, brief, normal, unpack };
+  return { kinds, build, html, svg, slider, button, select, choice, readout, announcer, predict, runner, panel, linear,
+    axis, path, clamp, picture, draw, fixed, brief, normal, unpack };
 })();
