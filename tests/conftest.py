@@ -29,6 +29,7 @@ LONG = [
     "book",
     "cluster",
     "play",
+    "play_figures",
     "data",
     "diversity",
     "training",

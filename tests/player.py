@@ -13,8 +13,10 @@ import numpy as np
 from playwright.sync_api import Locator
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "book" / "assets" / "play"
-TRICK, EXPLORER, STRIPS = FIGURES = [
+ESTIMATES, TRICK, BOUND, EXPLORER, STRIPS = FIGURES = [
+    ("01_random_node", "fig-settle"),
     ("02_reparameterization", "fig-trick"),
+    ("03_vae", "fig-bound"),
     ("03_vae", "fig-explore"),
     ("05_variance", "fig-strips"),
 ]
@@ -34,6 +36,16 @@ def number(shown: Locator) -> float:
     assert found
     power = (found[2] or "0").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
     return float(f"{found[1].replace('−', '-')}e{power}")
+
+
+def press(figure: Locator, name: str) -> None:
+    figure.get_by_role("button", name=name, exact=True).click()
+
+
+def run(figure: Locator) -> None:
+    """Press Run as a reader who wants less motion: its steps come at once."""
+    figure.page.emulate_media(reduced_motion="reduce")
+    press(figure, "Run")
 
 
 def slider(figure: Locator, name: str) -> Locator:
@@ -63,6 +75,12 @@ def ink(canvas: Locator) -> np.ndarray:
         "return [...copy.getImageData(0, 0, ...size).data]; }"
     )
     return np.array(pixels).reshape(-1, 4)[:, 3]
+
+
+def line(path: Locator) -> np.ndarray:
+    """The points of a path of straight pieces, (points, 2)."""
+    pieces = (path.get_attribute("d") or "").strip("MZ").split("L")
+    return np.array([[float(number) for number in piece.split()] for piece in pieces])
 
 
 def place(dot: Locator) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,7 @@ from .estimators import ESTIMATORS
 from .estimators.costs import COSTS, NotApplicable
 from .exact.variance import exact_variance
 from .measure.benchmarking import replicate_gradients
-from .records import PLAY_MIME
+from .records import CLASSES, PLAY_MIME
 from .vae.layers import Convolution, Linear
 from .vae.model import VAE
 
@@ -78,8 +79,9 @@ def dense_layers(vae: VAE, replica: int = 0) -> dict[str, Any]:
 def latent_explorer(vae: VAE, data: Dataset, codes: int = 500, of_each: int = 5) -> dict[str, Any]:
     """What a page needs to decode any z of a `vae` with two latents (its first replica), and a map of them.
 
-    `codes` is how many test items, evenly chosen, give the map their mean `mu` and `label`; `items` are the
-    first few `of_each` label with their `mu`, `sigma` and `picture`.
+    `codes` is how many test items, evenly chosen, give the map their mean `mu` and `label`; `looks` are the
+    colours of the labels, as `latent_map` draws them; `items` are the first few `of_each` label with their
+    `mu`, `sigma` and `picture`.
     """
     if vae.latents != 2:
         raise ValueError(f"a map has two latents, got {vae.latents}")
@@ -95,6 +97,7 @@ def latent_explorer(vae: VAE, data: Dataset, codes: int = 500, of_each: int = 5)
     return {
         "shape": list(data.shape),
         "decoder": dense_layers(vae),
+        "looks": dict(zip(labels.unique().tolist(), cycle(CLASSES), strict=False)),
         "codes": {"mu": rows(mu[shown]), "labels": labels[shown].tolist()},
         "items": {
             "mu": rows(mu[chosen]),
@@ -103,6 +106,11 @@ def latent_explorer(vae: VAE, data: Dataset, codes: int = 500, of_each: int = 5)
             "pictures": (255 * data.test[chosen]).round().to(torch.uint8),
         },
     }
+
+
+def cost_curves(cost: str, k: Tensor, z: Tensor) -> Tensor:
+    """The cost with each parameter `k` (K,), over `z` (points,): (points, K)."""
+    return COSTS[cost](k)(z.unsqueeze(-1))
 
 
 def gradient_strips(
@@ -129,3 +137,30 @@ def gradient_strips(
         shown = {"name": name, "draws": draws, "variance": variance, "standard_error": error}
         entry["estimators"].append(shown)
     return found
+
+
+def bound_on_grid(
+    z: Tensor, log_likelihood: Tensor, log_prior: Tensor, mu: float = 0.0, sigma: float = 1.0
+) -> dict[str, Any]:
+    """What a page needs to score any normal q(z) for one item, by sums over a grid of one latent.
+
+    `log_likelihood` is log p(x|z) and `log_prior` log p(z) at `z` (points,), which rises and reaches as far
+    as the posterior does; q starts at N(mu, sigma²). Returns these, in nats, with the `width` of each point's
+    cell and `log_evidence`, log p(x) = log Σ p(x|z) p(z) width. Raises ValueError for other shapes or values.
+    """
+    grid = [values.detach().double().cpu() for values in (z, log_likelihood, log_prior)]
+    if z.ndim != 1 or len(z) < 3 or any(values.shape != z.shape for values in grid):
+        shapes = ", ".join(str(tuple(values.shape)) for values in grid)
+        raise ValueError(f"the grid and its two log densities are three or more numbers each, got {shapes}")
+    if not all(values.isfinite().all() for values in grid) or not (grid[0].diff() > 0).all():
+        raise ValueError("the points of the grid rise, and its log densities are finite")
+    width = torch.gradient(grid[0])[0]
+    width[0], width[-1] = width[0] / 2, width[-1] / 2
+    joint = grid[1] + grid[2] + width.log()
+
+    def rounded(values: Tensor) -> list[float]:
+        return [round(value, 6) for value in values.tolist()]
+
+    names = ("z", "log_likelihood", "log_prior", "width")
+    found = {name: rounded(values) for name, values in zip(names, (*grid, width), strict=True)}
+    return {**found, "log_evidence": joint.logsumexp(0).item(), "mu": mu, "sigma": sigma}

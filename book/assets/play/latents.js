@@ -1,5 +1,5 @@
 // The latent explorer: a trained decoder with two latents, which draws the mean of p(x|z) for the z under the
-// pointer, and for samples z = μ + σ·ε of one test item's posterior.
+// pointer, and for samples z = μ + τ·σ·ε of one test item: of its posterior, for τ = 1.
 "use strict";
 
 // Dense layers with the activation between them, then the logistic function: z -> means.
@@ -33,20 +33,29 @@ vaePlay.decoder = ({ activation, layers }) => {
   };
 };
 
-vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
-  const { html, svg, slider, button, select, announcer, panel, linear, clamp, picture, draw, unpack, fixed, normal } = vaePlay;
+vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
+  const { html, svg, slider, button, select, announcer, predict, panel, linear, clamp, picture, draw, grip, unpack, fixed,
+    brief, normal } = vaePlay;
   const decode = vaePlay.decoder(decoder), size = shape.reduce((a, b) => a * b), kept = 23;
   const originals = unpack(items.pictures);
   const original = (i) => Float32Array.from(originals.subarray(i * size, (i + 1) * size), (level) => level / 255);
-  const classes = [...new Set([...codes.labels, ...items.labels])].sort((a, b) => a - b);
-  const colour = (label) => `vae-play-${classes.indexOf(label) % 6}`;
   const reach = Math.max(3, ...codes.mu.flat().map(Math.abs), ...items.mu.flat().map(Math.abs)) + 0.2;
-  let samples = []; // {z, element} of the chosen item
+  let samples = []; // {eps, z, canvas, element} of the chosen item
+  let hover; // z under the mouse, until it leaves the map
+
+  // How large the region of one item is beside that of all: the answer to the question.
+  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const spread = (values) => Math.sqrt(mean(values.map((value) => (value - mean(values)) ** 2)));
+  const region = mean(items.sigma.flat()), whole = mean([0, 1].map((d) => spread(codes.mu.map((mu) => mu[d]))));
+  const asked = predict("Draw ten samples z = μ + σ·ε of one test picture. What will the decoder make of them?",
+    ["ten pictures that look alike", "ten clearly different pictures"], region < whole / 4 ? 0 : 1,
+    `σ is ${brief(region)} on average, while the codes of all test items have a standard deviation of ${brief(whole)}. Turn τ up, and the samples leave the region of their item.`);
 
   const names = items.labels.map((label, i) => `label ${label}, no. ${items.labels.slice(0, i + 1).filter((l) => l === label).length}`);
   const item = select("Test picture", names, () => choose());
   const range = { min: -reach.toFixed(2), max: reach.toFixed(2), step: 0.01, value: 0 };
   const axes = ["z₁", "z₂"].map((name) => slider(name, range, (x) => fixed(x, 2), () => update()));
+  const tau = slider("τ", { min: 0, max: 12, step: 0.25, value: 1 }, (x) => fixed(x, 2), () => scatter());
   const place = () => axes.map((control) => control.value);
   const zoom = html("input", { type: "checkbox", onchange: () => update() });
   // What the map shows: all codes, or four standard deviations around μ. A trained posterior is small.
@@ -55,11 +64,13 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
     : { centre: [0, 0], half: reach };
   const spans = () => view().centre.map((middle) => [middle - view().half, middle + view().half]);
   const shown = picture(new Float32Array(size), shape, "The decoder's mean at z");
+  const under = html("small", {});
   const strip = html("div", { class: "vae-play-strip" });
   const status = announcer();
   const framed = (canvas, caption) => html("span", { class: "vae-play-frame" }, canvas, html("small", {}, caption));
+  const told = (z) => `(${z.map((x) => fixed(x, 2)).join(", ")})`;
 
-  // The map. Its codes are made once for each width and view.
+  // The map. Its codes are made once for each width and view, and look as those of the chapter's own map.
   let cloud, cloudKey;
   const map = panel({ class: "vae-play-map", tabindex: 0, role: "application", "aria-label":
     "Map of the latent plane. Arrow keys move z, with Shift in larger steps; the sliders do the same.",
@@ -70,21 +81,20 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
     const [x, y] = place(), far = (event.shiftKey ? 0.5 : 0.1) / (zoom.checked ? 10 : 1);
     go([x + far * move[0], y + far * move[1]]);
   },
-  onpointerdown: (event) => { map.element.setPointerCapture(event.pointerId); follow(event); },
-  onpointermove: (event) => { if (map.element.hasPointerCapture(event.pointerId)) follow(event); },
   }, (width, height) => {
     const [across, up] = spans(), x = linear(across, [0, width]), y = linear(up, [height, 0]), at = (z) => ({ cx: x(z[0]), cy: y(z[1]) });
     const key = [width, across, up].join();
     if (cloudKey !== key) {
       cloudKey = key;
       cloud = svg("g", { class: "codes", "aria-hidden": "true" }, codes.mu.map((mu, i) => svg("text",
-        { class: colour(codes.labels[i]), x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
+        { fill: looks[codes.labels[i]], x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
     }
     const mu = items.mu[item.value], sigma = items.sigma[item.value], [x0, y0] = [x(0), y(0)];
     const scale = width / (2 * view().half), ring = (times) => svg("ellipse", { class: times > 1 ? "posterior outer" : "posterior",
       ...at(mu), rx: times * sigma[0] * scale, ry: times * sigma[1] * scale });
     const mark = (times) => svg("text", { class: "halo", "text-anchor": "middle", x: x(mu[0]), y: y(mu[1] + times * sigma[1]) - 4 },
       `${times}σ`);
+    handle.move(x(place()[0]), y(place()[1]));
     return [
       svg("line", { class: "axis", x1: 0, x2: width, y1: y0, y2: y0 }),
       svg("line", { class: "axis", x1: x0, x2: x0, y1: 0, y2: height }),
@@ -95,21 +105,41 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
       samples.map(({ z }) => svg("circle", { class: "draw", ...at(z), r: 4 })),
       svg("circle", { class: "sample hollow", ...at(place()), r: 8 }),
       svg("circle", { class: "sample", ...at(place()), r: 2 }),
+      hover ? svg("circle", { class: "mark hover", ...at(hover), r: 6 }) : [],
     ];
   });
-
-  function follow(event) {
-    const box = map.element.getBoundingClientRect(), [across, up] = spans();
-    go([linear([0, box.width], across)(event.clientX - box.left), linear([box.height, 0], up)(event.clientY - box.top)]);
+  // Over the map: a mouse shows what is under it, a click or a tap puts z there, and the ring can be dragged.
+  function underneath(x, y) {
+    const { clientWidth: width, clientHeight: height } = map.element.parentElement, [across, up] = spans();
+    return [linear([0, width], across)(x), linear([height, 0], up)(y)].map((value) => clamp(value, -reach, reach));
   }
+  const handle = grip((x, y) => go(underneath(x, y)));
+  const locate = (event) => {
+    const box = map.element.getBoundingClientRect();
+    return underneath(event.clientX - box.left, event.clientY - box.top);
+  };
+  const over = html("div", { class: "vae-play-over",
+    onclick: (event) => go(locate(event)),
+    onpointermove: (event) => {
+      if (event.pointerType !== "mouse") return;
+      if (event.buttons) { go(locate(event)); return; }
+      hover = locate(event);
+      update();
+    },
+    onpointerleave: () => { if (hover) { hover = undefined; update(); } },
+  }, map.element, handle.element);
+
   function go(z) {
     axes.forEach((control, i) => { control.value = clamp(z[i], -reach, reach); });
+    hover = undefined;
     update();
   }
   function update() {
-    draw(shown, decode(place()));
+    const z = hover ?? place();
+    draw(shown, decode(z));
+    under.textContent = `decoder mean at z = ${told(z)}`;
     map.repaint();
-    status.say(`z = (${place().map((x) => fixed(x, 2)).join(", ")})`);
+    if (!hover) status.say(`z = ${told(z)}`);
   }
   function choose(i = item.value) {
     item.value = i;
@@ -122,23 +152,33 @@ vaePlay.kinds.latents = ({ shape, decoder, codes, items }) => {
   }
   const beside = (by) => choose((item.value + by + names.length) % names.length);
   function sample(count) {
-    const mu = items.mu[item.value], sigma = items.sigma[item.value];
     for (let i = 0; i < count; i++) {
-      const z = mu.map((centre, d) => centre + sigma[d] * normal());
-      const element = framed(picture(decode(z), shape, `Decoded from a sample, z = (${z.map((x) => fixed(x, 2)).join(", ")})`), "sample");
+      const canvas = picture(new Float32Array(size), shape, ""), element = framed(canvas, "sample");
       strip.append(element);
-      samples.push({ z, element });
+      samples.push({ eps: [normal(), normal()], canvas, element });
     }
     samples.splice(0, samples.length - kept).forEach(({ element }) => element.remove());
-    go(samples.at(-1).z);
+    scatter();
+    if (samples.length >= 10) asked.seen();
+  }
+  // The samples, for the τ of now: each keeps its ε.
+  function scatter() {
+    const mu = items.mu[item.value], sigma = items.sigma[item.value];
+    for (const one of samples) {
+      one.z = mu.map((centre, d) => centre + tau.value * sigma[d] * one.eps[d]);
+      draw(one.canvas, decode(one.z));
+      one.canvas.setAttribute("aria-label", `Decoded from a sample, z = ${told(one.z)}`);
+    }
+    if (samples.length) go(samples.at(-1).z);
   }
   choose(0);
 
   return [
-    html("p", {}, "Drag across the map, or use the arrow keys on it: the decoder draws the mean of p(x|z) for the z in the ring. Then choose a test picture and draw samples of its posterior; the ellipses are one (solid) and two (dashed) standard deviations around μ."),
-    html("div", { class: "vae-play-explorer" }, map.element,
-      html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, html("small", {}, "decoder mean at z")),
-        axes.map((control) => control.element))),
+    asked.element,
+    html("p", {}, "Point at the map: the decoder draws the mean of p(x|z) for the z there. A click or a tap keeps it; the ring can be dragged, and arrow keys move it. Then choose a test picture and draw samples z = μ + τ·σ·ε: of its posterior with τ = 1, of a wider or narrower region else. The ellipses are one (solid) and two (dashed) standard deviations around μ."),
+    html("div", { class: "vae-play-explorer" }, over,
+      html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, under),
+        axes.map((control) => control.element), tau.element)),
     html("div", { class: "vae-play-buttons" }, item.element,
       button("Previous", () => beside(-1)), button("Next", () => beside(1)),
       html("label", {}, zoom, "zoom in on it"),

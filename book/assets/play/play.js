@@ -120,16 +120,16 @@ const vaePlay = (() => {
     };
   }
 
-  // Two buttons. The first makes one step: `advance(1)`. The other makes `pace` steps at a time, 25 times a second,
+  // Two buttons. The first makes one step: `advance(1)`. The other makes `pace()` steps at a time, 25 times a second,
   // until it is pressed again or `advance` returns false; for readers who want less motion, `leap` steps at once.
-  function runner(advance, { name = "Step", pace = 1, leap = 100 } = {}) {
+  function runner(advance, { name = "Step", pace = () => 1, leap = 100 } = {}) {
     let timer;
     const run = button("Run", () => {
       if (timer) stop();
       else if (matchMedia("(prefers-reduced-motion: reduce)").matches) advance(leap);
       else {
         run.textContent = "Pause";
-        timer = setInterval(() => { if (!run.isConnected || advance(pace) === false) stop(); }, 40);
+        timer = setInterval(() => { if (!run.isConnected || advance(pace()) === false) stop(); }, 40);
       }
     });
     run.classList.add("vae-play-run");
@@ -189,6 +189,24 @@ const vaePlay = (() => {
     ];
   }
 
+  // A vertical axis at x, for the scale y of `range`, with its numbers to the left and its title on top.
+  function upright(y, x, range, title, most = 5) {
+    const [bottom, top] = range.map(y);
+    return [
+      svg("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: top }),
+      ticks(range, most).map(([value, text]) => [
+        svg("line", { class: "axis", x1: x - 4, x2: x, y1: y(value), y2: y(value) }),
+        svg("text", { x: x - 6, y: y(value) + 4, "text-anchor": "end" }, text),
+      ]),
+      svg("text", { x: x - 6, y: top - 7, "text-anchor": "middle" }, title),
+    ];
+  }
+  // The curve of f over `range`, in the scales x and y.
+  function curve(x, y, [low, high], f, points = 240) {
+    const at = Array.from({ length: points + 1 }, (_, i) => low + (i / points) * (high - low));
+    return path(at.map((value) => [x(value), y(f(value))]));
+  }
+
   const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -210,6 +228,19 @@ const vaePlay = (() => {
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
+  // A handle to drag, over a drawing: `dragged` is told where, in pixels from the corner of the box around both.
+  // A finger scrolls the page everywhere but here. The sliders do the same for keyboards and screen readers.
+  function grip(dragged) {
+    const element = html("span", { class: "vae-play-grip", "aria-hidden": "true",
+      onpointerdown: (event) => { event.preventDefault(); element.setPointerCapture(event.pointerId); },
+      onpointermove: (event) => {
+        if (!element.hasPointerCapture(event.pointerId)) return;
+        const box = element.parentElement.getBoundingClientRect();
+        dragged(event.clientX - box.left, event.clientY - box.top);
+      } });
+    return { element, move(x, y) { element.style.left = `${x}px`; element.style.top = `${y}px`; } };
+  }
+
   // Numbers
 
   const fixed = (x, digits) => x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
@@ -217,6 +248,10 @@ const vaePlay = (() => {
   const raised = (digits) => [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
   const brief = (x) => String(+x.toPrecision(3)).replace(/^-/, "−").replace(/e([+-])(\d+)/, (_, sign, digits) =>
     ` · 10${sign === "-" ? "⁻" : ""}${raised(digits)}`);
+
+  // The density of N(mean, deviation²).
+  const bell = (mean, deviation) => (x) =>
+    Math.exp(-0.5 * ((x - mean) / deviation) ** 2) / deviation / Math.sqrt(2 * Math.PI);
 
   function normal() {
     const radius = Math.sqrt(-2 * Math.log(1 - Math.random()));
@@ -248,5 +283,5 @@ const vaePlay = (() => {
   });
 
   return { kinds, build, html, svg, slider, button, select, choice, readout, announcer, predict, runner, panel, linear,
-    axis, path, clamp, picture, draw, fixed, brief, normal, unpack };
+    axis, upright, curve, path, clamp, picture, draw, grip, fixed, brief, bell, normal, unpack };
 })();

@@ -1,10 +1,12 @@
-// Variance: samples of each estimator's gradient as strips, around the exact gradient.
+// Variance: a cost and the density of z; and samples of each estimator's gradient as strips, around the exact one.
 "use strict";
 
-vaePlay.kinds.strips = ({ batch, costs, start }) => {
-  const { html, svg, slider, button, select, choice, announcer, panel, linear, axis, clamp, unpack, brief } = vaePlay;
+vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
+  const { html, svg, slider, button, select, choice, announcer, predict, panel, linear, axis, upright, path, clamp, unpack,
+    brief } = vaePlay;
   const letters = { loc: "μ", scale: "σ" };
   const estimators = costs[0].parameters.loc.estimators.map(({ name }) => name);
+  const spoken = estimators.map((name) => name.replaceAll("_", " "));
   let turn = 0; // which batch of the samples is shown
 
   const cost = select("Cost", costs.map(({ text }) => text), () => update());
@@ -13,8 +15,17 @@ vaePlay.kinds.strips = ({ batch, costs, start }) => {
   const k = slider("k", { min: 0, max: grid().length - 1, step: 1, value: start.k },
     (i) => brief(grid()[i]), () => update());
   const parameter = choice("Gradient by", letters, () => update());
+  const fit = html("input", { type: "checkbox", onchange: () => update() });
   const exact = html("output", { "aria-live": "off" });
   const status = announcer();
+
+  // Whose variance grows the most from where the figure starts to the largest k: the answer to the question.
+  const first = costs[start.cost], growth = first.parameters.loc.estimators.slice(0, 2).map(({ variance }) => variance.at(-1) / variance[start.k]);
+  const times = growth.map((factor, i) => `that of the ${spoken[i]} estimator is multiplied by ${brief(factor)}`).join(", ");
+  const asked = predict(`Raise k, and the cost ${first.text} changes faster with z. Whose gradients by μ will scatter more than now?`,
+    [...spoken.slice(0, 2).map((name) => `${name} only`), "both"],
+    growth.every((factor) => factor > 1.5) ? 2 : growth.indexOf(Math.max(...growth)),
+    `To the right end the variance changes: ${times}. Pathwise uses the slopes of the cost, which grow with k; the score function its values, which do not.`);
 
   // All that is shown now: the exact gradient, and for each estimator its samples and their spread.
   const draws = new Map();
@@ -27,24 +38,58 @@ vaePlay.kinds.strips = ({ batch, costs, start }) => {
       const samples = Array.from({ length: batch }, (_, i) => all[(first + i) * columns + column]);
       return { variance: variance[column], error: error?.[column], deviation: Math.sqrt(variance[column]), samples };
     });
-    const widest = Math.max(...rows.map((row) => row.deviation)) || Math.abs(gradient[column]) || 1;
-    return { gradient: gradient[column], rows, span: [-3.2, 3.2].map((times) => gradient[column] + times * widest) };
+    return { gradient: gradient[column], rows, span: span(gradient, found, fit.checked ? column : undefined) };
   }
+  // What the axis shows: 49 of 50 samples of each estimator, at one k, or else at all of them, so that a wider scatter
+  // looks wider.
+  const spans = new Map();
+  function span(gradient, found, only) {
+    const key = [cost.value, parameter.value, only].join();
+    if (!spans.has(key)) {
+      const columns = only === undefined ? gradient.map((_, i) => i) : [only];
+      const ends = columns.flatMap((column) => found.flatMap(({ draws: packed }) => {
+        const all = unpacked(packed), [count, width] = packed.shape;
+        const sorted = Array.from({ length: count }, (_, i) => all[i * width + column]).sort((a, b) => a - b);
+        const beyond = Math.floor(count / 100);
+        return [gradient[column], sorted[beyond], sorted[count - 1 - beyond]];
+      }));
+      const [low, high] = [Math.min(...ends), Math.max(...ends)], edge = 0.05 * (high - low) || 1;
+      spans.set(key, [low - edge, high + edge]);
+    }
+    return spans.get(key);
+  }
+
+  // The cost over z and, on a scale of its own, the density of z.
+  const picture = panel({ class: "vae-play-cost", role: "img", "aria-label":
+    "The cost as a curve over z, and the density of z." },
+  (width, height) => {
+    const ends = [q.z[0], q.z.at(-1)], { curve } = costs[cost.value], values = unpacked(curve), columns = curve.shape[1];
+    const extent = [Math.min(...values), Math.max(...values)];
+    const x = linear(ends, [40, width - 12]), floor = height - 24, y = linear(extent, [floor, 18]);
+    const low = linear([0, 1.15 * Math.max(...q.density)], [floor, 18]);
+    const density = path(q.z.map((z, i) => [x(z), low(q.density[i])]));
+    return [
+      svg("path", { class: "density", d: density }),
+      svg("path", { class: "line second solid", d: path(q.z.map((z, i) => [x(z), y(values[i * columns + k.value])])) }),
+      upright(y, 40, extent, "", 3), axis(x, floor, ends, "z", width < 400 ? 4 : 8),
+      svg("text", { class: "halo", x: 44, y: 12 }, "cost (curve) and density of z (filled)"),
+    ];
+  });
 
   const strips = estimators.map((name, i) => {
     const output = html("output", { "aria-live": "off" });
     const view = panel({ class: "vae-play-samples", role: "img", "aria-label":
-      `Samples of the gradient by the ${name.replaceAll("_", " ")} estimator, around the exact gradient.` },
+      `Samples of the gradient by the ${spoken[i]} estimator, around the exact gradient.` },
     (width, height) => {
-      const { gradient, rows, span } = now(), { samples, deviation, error } = rows[i];
-      const x = linear(span, [12, width - 12]), base = height - 22, bar = base - 8;
+      const { gradient, rows, span: [low, high] } = now(), { samples, deviation, error } = rows[i];
+      const x = linear([low, high], [12, width - 12]), base = height - 22, bar = base - 8;
       const ends = [gradient - deviation, gradient + deviation].map(x);
       return [
-        axis(x, base, span, "", width < 400 ? 4 : 8),
+        axis(x, base, [low, high], "", width < 400 ? 4 : 8),
         svg("line", { class: "exact", x1: x(gradient), x2: x(gradient), y1: 0, y2: base }),
         samples.map((value, j) => {
           const at = clamp(x(value), 4, width - 4), y = 6 + ((j * 0.618) % 1) * (base - 26);
-          const beyond = value < span[0] || value > span[1]; // drawn at the edge, as an open diamond
+          const beyond = value < low || value > high; // drawn at the edge, as an open diamond
           return beyond
             ? svg("path", { class: `point beyond vae-play-${i % 6}`, d: `M${at} ${y - 4}l4 4l-4 4l-4 -4z` })
             : svg("circle", { class: `point vae-play-${i % 6}`, cx: at, cy: y, r: 2.6 });
@@ -53,8 +98,8 @@ vaePlay.kinds.strips = ({ batch, costs, start }) => {
           d: `M${ends[0]} ${bar}H${ends[1]}M${ends[0]} ${bar - 5}v10M${ends[1]} ${bar - 5}v10` }),
       ];
     });
-    return { name, output, view, element: html("div", { class: "vae-play-row" },
-      html("p", {}, html("strong", {}, name.replaceAll("_", " ")), " variance ", output), view.element) };
+    return { output, view, element: html("div", { class: "vae-play-row" },
+      html("p", {}, html("strong", {}, spoken[i]), " variance ", output), view.element) };
   });
 
   const number = ({ variance, error }) =>
@@ -68,14 +113,18 @@ vaePlay.kinds.strips = ({ batch, costs, start }) => {
       strip.view.repaint();
     });
     status.say(`Exact gradient ${brief(gradient)}. Variances: ` +
-      strips.map(({ name }, i) => `${name.replaceAll("_", " ")} ${number(rows[i])}`).join("; "));
+      spoken.map((name, i) => `${name} ${number(rows[i])}`).join("; "));
+    picture.repaint();
+    if (cost.value === start.cost && k.value >= (start.k + grid().length - 1) / 2) asked.seen();
   }
   update();
 
   return [
-    html("p", {}, `Choose a cost and move k. Each point is the gradient from a single sample, ${batch} at a time. The line is the exact gradient, the bar below the points the standard deviation to both sides of it (dashed where it was measured). Points beyond the edge are drawn on it, as diamonds.`),
-    html("div", { class: "vae-play-buttons" }, cost.element, button("Draw again", () => { turn += 1; update(); })),
-    parameter.element, k.element,
+    asked.element,
+    html("p", {}, `Choose a cost and move k. Each point is the gradient from a single sample, ${batch} at a time. The line is the exact gradient, the bar below the points the standard deviation to both sides of it (dashed where it was measured). The axis is the same for all k, unless you fit it to one. Points beyond the edge are drawn on it, as diamonds.`),
+    html("div", { class: "vae-play-buttons" }, cost.element, button("Draw again", () => { turn += 1; update(); }),
+      html("label", {}, fit, "fit the axis to this k")),
+    parameter.element, k.element, picture.element,
     html("p", { class: "vae-play-exact" }, "exact gradient ", exact),
     strips.map((strip) => strip.element),
     status.element,
