@@ -323,6 +323,7 @@ def test_a_run_makes_steps_until_it_is_paused_or_done(bare: Page, motion: Any) -
     assert bare.evaluate("made.length === limit") and run.inner_text() == "Run"
 
 
+DECODE = "([decoder, points]) => { const f = vaePlay.decoder(decoder); return points.map(z => [...f(z)]); }"
 POINTS = torch.cartesian_prod(torch.linspace(-2.5, 2.5, 6), torch.linspace(-3, 3, 5))
 
 
@@ -335,9 +336,6 @@ def test_the_page_decodes_as_torch(bare: Page, activation: str) -> None:
             weights *= 3
         means = vae.decoder(POINTS).mean[0].numpy()
     decoder = json.loads(json.dumps(dense_layers(vae), default=pack))
-    found = bare.evaluate(
-        "([decoder, points]) => { const f = vaePlay.decoder(decoder); return points.map(z => [...f(z)]); }",
-        [decoder, POINTS.tolist()],
-    )
+    found = bare.evaluate(DECODE, [decoder, POINTS.tolist()])
     assert np.abs(np.array(found) - means).max() < 3e-4, "tight enough to tell the forms of GELU apart"
     assert np.ptp(means) > 0.9

@@ -19,20 +19,22 @@ vaePlay.kinds.bound = (data) => {
   const { html, svg, slider, button, readout, announcer, predict, runner, panel, linear, axis, path, clamp, grip, fixed, brief,
     bell } = vaePlay;
   const { z, log_likelihood, log_prior, width: widths, log_evidence: evidence, mu: mu0, sigma: sigma0 } = data;
-  const ends = [z[0], z.at(-1)], finest = Math.max(0.05, 2 * Math.max(...widths));
   const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 1.5 * Math.max(...posterior);
+  // The drawing ends where prior and posterior do; the grid goes on, for the tails of q, which may be as wide as it allows.
+  const seen = z.filter((_, i) => Math.max(posterior[i], Math.exp(log_prior[i])) > 5e-4), ends = [seen[0], seen.at(-1)];
+  const finest = Math.max(0.05, 2 * Math.max(...widths)), widest = (z.at(-1) - z[0]) / 8;
   const terms = (m, s) => vaePlay.bound(data, m, s);
 
   // The least gap of a coarse search: the answer to the question.
   const steps = (low, high, count) => Array.from({ length: count }, (_, i) => low + (i / (count - 1)) * (high - low));
-  const best = evidence - Math.max(...steps(...ends, 41).flatMap((m) => steps(Math.log(finest), Math.log(2), 20).map((s) => terms(m, Math.exp(s)).elbo)));
-  const asked = predict("Make the ELBO as high as it goes, by μ and σ of q. Will it reach log p(x)?",
+  const best = evidence - Math.max(...steps(...ends, 41).flatMap((m) => steps(Math.log(finest), Math.log(widest), 20).map((s) => terms(m, Math.exp(s)).elbo)));
+  const asked = predict("Make the ELBO as high as you can by moving μ and σ of q. Will it reach log p(x)?",
     ["yes, with the right μ and σ", "no, a gap is left"], best > 0.02 ? 1 : 0,
     `The gap is the KL from q to the posterior, and zero only where they are the same. The best normal q leaves about ${brief(best)} nats.`);
 
   const limits = ([min, max], value) => ({ min, max, step: 0.01, value });
-  const mu = slider("μ", limits(ends, mu0), (x) => fixed(x, 2), () => { climbing.stop(); update(); });
-  const sigma = slider("σ", limits([finest.toFixed(2), 2], sigma0), (x) => fixed(x, 2), () => { climbing.stop(); update(); });
+  const mu = slider("μ", limits(ends.map((x) => x.toFixed(2)), mu0), (x) => fixed(x, 2), () => { climbing.stop(); update(); });
+  const sigma = slider("σ", limits([finest, widest].map((x) => x.toFixed(2)), sigma0), (x) => fixed(x, 2), () => { climbing.stop(); update(); });
   let at; // μ and σ, more exact than the sliders show them
   const labels = { reconstruction: "reconstruction", kl: "KL", elbo: "ELBO", evidence: "log p(x)", gap: "gap" };
   const numbers = Object.fromEntries(Object.entries(labels).map(([name, label]) => [name, readout(label)]));
@@ -48,7 +50,7 @@ vaePlay.kinds.bound = (data) => {
     for (let i = 0; i < count && steep > 2e-3; i++) {
       const [byMu, byLogSigma] = slopes();
       steep = Math.hypot(byMu, byLogSigma);
-      at = [clamp(at[0] + clamp(0.05 * byMu, -0.1, 0.1), ...ends), clamp(at[1] * Math.exp(clamp(0.05 * byLogSigma, -0.1, 0.1)), finest, 2)];
+      at = [clamp(at[0] + clamp(0.05 * byMu, -0.1, 0.1), ...ends), clamp(at[1] * Math.exp(clamp(0.05 * byLogSigma, -0.1, 0.1)), finest, widest)];
     }
     [mu.value, sigma.value] = at;
     if (steep <= 2e-3) asked.seen();

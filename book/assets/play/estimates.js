@@ -19,7 +19,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
 
   const asked = predict("Both estimators get the same samples. Where will the running mean of the score function's estimates settle?",
     ["where the pathwise mean does, but later", "where the pathwise mean does, just as soon", "somewhere else"], 0,
-    "Both have the exact gradient as their mean. The score function's single estimates scatter more, so that its band is wider at every number of samples; both bands narrow with its square root.");
+    "The exact gradient is the mean of both. But single estimates of the score function scatter more, so its band is wider until there are many more of them.");
   const shown = choice("Show", { both: "both", ...estimators }, () => update());
   const by = choice("Gradient by", parameters, () => update());
   const sigma = slider("σ", { min: 0.2, max: Math.max(2, 2 * sigma0).toFixed(1), step: 0.05, value: sigma0 }, (x) => fixed(x, 2), () => reset());
@@ -67,9 +67,9 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
   const chart = panel({ class: "vae-play-settle", role: "img", "aria-label":
     "The running mean of each estimator against the number of samples, with a band of two standard errors to both sides, around a line at the exact gradient." },
   (width, height) => {
-    const floor = height - 34, truth = exact(), reach = 1.6 * Math.max(...drawn().map(deviation));
+    const floor = height - 34, truth = exact(), reach = Math.max(...drawn().map(deviation));
     const ends = [truth - reach, truth + reach], y = linear(ends, [floor, 18]), log = linear([0, Math.log(most)], [44, width - 12]);
-    const x = (n) => log(Math.log(n)), inside = (value) => clamp(y(value), -20, height + 20);
+    const x = (n) => log(Math.log(n)), inside = (value) => clamp(y(value), 18, floor);
     return [
       upright(y, 44, ends, ""),
       svg("line", { class: "axis", x1: 44, x2: width - 12, y1: floor, y2: floor }),
@@ -82,7 +82,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
         const edge = (side) => known.map((one) => [x(one.count), inside(one.mean + side * 2 * one.error)]);
         return [
           known.length > 1 ? svg("path", { class: `band vae-play-${i}`, d: `${path([...edge(1), ...edge(-1).reverse()])}Z` }) : [],
-          past.map((one) => svg("circle", { class: `point faint vae-play-${i}`, cx: x(one.count), cy: y(one.value), r: 2 })),
+          past.filter((one) => Math.abs(one.value - truth) < reach).map((one) => svg("circle", { class: `point faint vae-play-${i}`, cx: x(one.count), cy: y(one.value), r: 2 })),
           past.length ? svg("path", { class: `line ${i ? "second" : "first"}`, d: path(past.map((one) => [x(one.count), inside(one.mean)])) }) : [],
         ];
       }),
@@ -111,7 +111,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
 
   return [
     asked.element,
-    html("p", {}, "Each sample gives one estimate of the gradient (faint points); the lines are the means of all estimates so far, the bands two standard errors to both sides. Run, then choose another σ, which starts anew."),
+    html("p", {}, "Each sample gives one estimate of the gradient (faint points, where the axis reaches them); the lines are the means of all estimates so far, the bands two standard errors to both sides. Another σ starts anew."),
     shown.element, by.element, sigma.element,
     html("div", { class: "vae-play-buttons" }, running.buttons, button("Reset", reset)),
     chart.element,

@@ -43,13 +43,18 @@ vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
   let samples = []; // {eps, z, canvas, element} of the chosen item
   let hover; // z under the mouse, until it leaves the map
 
-  // How large the region of one item is beside that of all: the answer to the question.
+  // How far a picture is from that of another item, and from its own one standard deviation away: what the question
+  // is about.
   const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-  const spread = (values) => Math.sqrt(mean(values.map((value) => (value - mean(values)) ** 2)));
-  const region = mean(items.sigma.flat()), whole = mean([0, 1].map((d) => spread(codes.mu.map((mu) => mu[d]))));
+  const apart = (a, b) => Math.sqrt(mean([...a].map((value, i) => (value - b[i]) ** 2)));
+  const first = [...new Set(items.labels)].map((label) => items.labels.indexOf(label));
+  const decoded = first.map((i) => decode(items.mu[i]));
+  const inside = mean(first.flatMap((i, n) => [[1, 0], [-1, 0], [0, 1], [0, -1]].map((eps) =>
+    apart(decoded[n], decode(items.mu[i].map((centre, d) => centre + items.sigma[i][d] * eps[d]))))));
+  const between = mean(decoded.map((one, n) => apart(one, decoded[(n + 1) % decoded.length])));
   const asked = predict("Draw ten samples z = μ + σ·ε of one test picture. What will the decoder make of them?",
-    ["ten pictures that look alike", "ten clearly different pictures"], region < whole / 4 ? 0 : 1,
-    `σ is ${brief(region)} on average, while the codes of all test items have a standard deviation of ${brief(whole)}. Turn τ up, and the samples leave the region of their item.`);
+    ["ten pictures that look alike", "ten clearly different pictures"], inside < between / 2 ? 0 : 1,
+    `One standard deviation from μ, grey levels change by ${brief(inside)}; between two items they differ by ${brief(between)}. Turn up τ to leave the region of one item.`);
 
   const names = items.labels.map((label, i) => `label ${label}, no. ${items.labels.slice(0, i + 1).filter((l) => l === label).length}`);
   const item = select("Test picture", names, () => choose());
@@ -87,7 +92,7 @@ vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
     if (cloudKey !== key) {
       cloudKey = key;
       cloud = svg("g", { class: "codes", "aria-hidden": "true" }, codes.mu.map((mu, i) => svg("text",
-        { fill: looks[codes.labels[i]], x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
+        { style: `fill: ${looks[codes.labels[i]]}`, x: x(mu[0]), y: y(mu[1]) + 4, "text-anchor": "middle" }, codes.labels[i])));
     }
     const mu = items.mu[item.value], sigma = items.sigma[item.value], [x0, y0] = [x(0), y(0)];
     const scale = width / (2 * view().half), ring = (times) => svg("ellipse", { class: times > 1 ? "posterior outer" : "posterior",

@@ -19,13 +19,13 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
   const exact = html("output", { "aria-live": "off" });
   const status = announcer();
 
-  // Whose variance grows the most from where the figure starts to the largest k: the answer to the question.
-  const first = costs[start.cost], growth = first.parameters.loc.estimators.slice(0, 2).map(({ variance }) => variance.at(-1) / variance[start.k]);
-  const times = growth.map((factor, i) => `that of the ${spoken[i]} estimator is multiplied by ${brief(factor)}`).join(", ");
-  const asked = predict(`Raise k, and the cost ${first.text} changes faster with z. Whose gradients by μ will scatter more than now?`,
+  // Whose variance grows from where the figure starts to the largest k: the answer to the question.
+  const first = costs[start.cost];
+  const growth = first.parameters.loc.estimators.slice(0, 2).map(({ variance }) => variance.at(-1) / variance[start.k]);
+  const asked = predict(`Raise k, and the cost ${first.text} changes faster with z. Whose gradients with respect to μ will scatter more?`,
     [...spoken.slice(0, 2).map((name) => `${name} only`), "both"],
     growth.every((factor) => factor > 1.5) ? 2 : growth.indexOf(Math.max(...growth)),
-    `To the right end the variance changes: ${times}. Pathwise uses the slopes of the cost, which grow with k; the score function its values, which do not.`);
+    `Pathwise uses the cost's slopes, the score function its values. The largest k multiplies their variances by ${growth.map(brief).join(" and ")}.`);
 
   // All that is shown now: the exact gradient, and for each estimator its samples and their spread.
   const draws = new Map();

@@ -23,7 +23,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
 
   const asked = predict(`Gradient descent moves μ and σ down the cost (z − ${fixed(target, digits)})², by what backpropagation finds for one sample at a time. With which rule will σ shrink, as the expected cost wants it?`,
     ["sample()", "z = μ + σ · ε", "z = μ + σ"], 1,
-    "The slope by σ is the cost's slope times ε: on average it shrinks σ. sample() leaves no gradient, so nothing moves. μ + σ brings one point, not a distribution, to the minimum, and σ goes where that takes it.");
+    "The gradient for σ, slope times ε, shrinks σ on average. sample() leaves no gradient, and nothing moves. μ + σ brings a point to the minimum, not a distribution, and σ goes where that takes it.");
   const law = choice("Compute", rules, () => change());
   const range = ([min, max], value) => ({ min: min.toFixed(digits), max: max.toFixed(digits), step, value });
   const mu = slider("μ", range(mus, mu0), (x) => fixed(x, digits), () => moved());
@@ -169,7 +169,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
     const ends = [0, Math.max(60, past.length - 1, ...Object.values(runs).map((run) => run.length - 1))];
     const reach = [Math.min(0, mus[0] / 3, mu0), Math.max(target, sigmas[1]) + 0.3 * sigma0], middle = height - 104, floor = height - 34;
     const x = linear(ends, [32, width - 8]), y = linear(reach, [middle, 16]);
-    const worst = Math.max(expected(begin), ...Object.values(runs).flat()) * 1.05, low = linear([0, worst], [floor, middle + 26]);
+    const worst = Math.max(sigma0 ** 2, expected(begin), ...Object.values(runs).flat()) * 1.05, low = linear([0, worst], [floor, middle + 26]);
     const line = (kind, values, scale) => svg("path", { class: `line ${kind}`, d: path(values.map((value, i) => [x(i), scale(value)])) });
     const end = (text, count, value) => svg("text", { class: "halo", x: Math.min(x(count - 1) + 5, width - 8), y: value,
       "text-anchor": x(count - 1) > width - 90 ? "end" : "start" }, text);
@@ -180,7 +180,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
       svg("line", { class: "mark", x1: 32, x2: width - 8, y1: y(target), y2: y(target), "stroke-dasharray": "2 3" }),
       line("first", past.map((one) => one.mu), y), line("second", past.map((one) => one.sigma), y),
       others.map(([, run]) => line("earlier", run, low)), line("cost", past.map(expected), low),
-      end("μ", past.length, y(at.mu) - 6), end("σ", past.length, y(at.sigma) - 6),
+      end("μ", past.length, y(at.mu) + (at.mu > at.sigma ? -6 : 14)), end("σ", past.length, y(at.sigma) + (at.mu > at.sigma ? 14 : -6)),
       others.map(([name, run]) => end(rules[name], run.length, low(run.at(-1)) - 4)),
       end(past.length > 1 ? rules[law.value] : "", past.length, low(expected(at)) - 4),
       svg("text", { class: "halo", x: 36, y: middle + 20 }, "expected cost"),
