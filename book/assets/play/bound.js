@@ -19,7 +19,7 @@ vaePlay.kinds.bound = (data) => {
   const { html, svg, slider, button, readout, announcer, predict, runner, panel, linear, axis, path, clamp, grip, fixed, brief,
     bell } = vaePlay;
   const { z, log_likelihood, log_prior, width: widths, log_evidence: evidence, mu: mu0, sigma: sigma0 } = data;
-  const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 1.5 * Math.max(...posterior);
+  const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 2.2 * Math.max(...posterior);
   // The drawing ends where prior and posterior do; the grid goes on, for the tails of q, which may be as wide as it allows.
   const seen = z.filter((_, i) => Math.max(posterior[i], Math.exp(log_prior[i])) > 5e-4), ends = [seen[0], seen.at(-1)];
   const finest = Math.max(0.05, 2 * Math.max(...widths)), widest = (z.at(-1) - z[0]) / 8;
@@ -28,7 +28,7 @@ vaePlay.kinds.bound = (data) => {
   // The least gap of a coarse search: the answer to the question.
   const steps = (low, high, count) => Array.from({ length: count }, (_, i) => low + (i / (count - 1)) * (high - low));
   const best = evidence - Math.max(...steps(...ends, 41).flatMap((m) => steps(Math.log(finest), Math.log(widest), 20).map((s) => terms(m, Math.exp(s)).elbo)));
-  const asked = predict("Make the ELBO as high as you can by moving μ and σ of q. Will it reach log p(x)?",
+  const asked = predict("Make the ELBO as high as you can by moving μ and σ of q. Will it reach log p(x)?",
     ["yes, with the right μ and σ", "no, a gap is left"], best > 0.02 ? 1 : 0,
     `The gap is the KL from q to the posterior, and zero only where they are the same. The best normal q leaves about ${brief(best)} nats.`);
 

@@ -21,7 +21,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
     ["where the pathwise mean does, but later", "where the pathwise mean does, just as soon", "somewhere else"], 0,
     "The exact gradient is the mean of both. But single estimates of the score function scatter more, so its band is wider until there are many more of them.");
   const shown = choice("Show", { both: "both", ...estimators }, () => update());
-  const by = choice("Gradient by", parameters, () => update());
+  const by = choice("Gradient with respect to", parameters, () => update());
   const sigma = slider("σ", { min: 0.2, max: Math.max(2, 2 * sigma0).toFixed(1), step: 0.05, value: sigma0 }, (x) => fixed(x, 2), () => reset());
   const numbers = { exact: readout("exact"), ...Object.fromEntries(Object.entries(estimators).map(([name, label]) => [name, readout(label)])) };
   const samples = readout("samples");

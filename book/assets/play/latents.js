@@ -142,7 +142,7 @@ vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
   function update() {
     const z = hover ?? place();
     draw(shown, decode(z));
-    under.textContent = `decoder mean at z = ${told(z)}`;
+    under.textContent = `z = ${told(z)}`;
     map.repaint();
     if (!hover) status.say(`z = ${told(z)}`);
   }
@@ -182,7 +182,7 @@ vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
     asked.element,
     html("p", {}, "Point at the map: the decoder draws the mean of p(x|z) for the z there. A click or a tap keeps it; the ring can be dragged, and arrow keys move it. Then choose a test picture and draw samples z = μ + τ·σ·ε: of its posterior with τ = 1, of a wider or narrower region else. The ellipses are one (solid) and two (dashed) standard deviations around μ."),
     html("div", { class: "vae-play-explorer" }, over,
-      html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, under),
+      html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, html("small", {}, "decoder mean at"), under),
         axes.map((control) => control.element), tau.element)),
     html("div", { class: "vae-play-buttons" }, item.element,
       button("Previous", () => beside(-1)), button("Next", () => beside(1)),

@@ -14,7 +14,7 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
   const grid = () => costs[cost.value].k;
   const k = slider("k", { min: 0, max: grid().length - 1, step: 1, value: start.k },
     (i) => brief(grid()[i]), () => update());
-  const parameter = choice("Gradient by", letters, () => update());
+  const parameter = choice("Gradient with respect to", letters, () => update());
   const fit = html("input", { type: "checkbox", onchange: () => update() });
   const exact = html("output", { "aria-live": "off" });
   const status = announcer();
@@ -71,8 +71,8 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
     return [
       svg("path", { class: "density", d: density }),
       svg("path", { class: "line second solid", d: path(q.z.map((z, i) => [x(z), y(values[i * columns + k.value])])) }),
-      upright(y, 40, extent, "", 3), axis(x, floor, ends, "z", width < 400 ? 4 : 8),
-      svg("text", { class: "halo", x: 44, y: 12 }, "cost (curve) and density of z (filled)"),
+      upright(y, 40, extent, "", 3), axis(x, floor, ends, "", width < 400 ? 4 : 8),
+      svg("text", { class: "halo", x: 44, y: 12 }, "cost (curve) and density (filled) over z"),
     ];
   });
 

@@ -168,21 +168,22 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
   (width, height) => {
     const ends = [0, Math.max(60, past.length - 1, ...Object.values(runs).map((run) => run.length - 1))];
     const reach = [Math.min(0, mus[0] / 3, mu0), Math.max(target, sigmas[1]) + 0.3 * sigma0], middle = height - 104, floor = height - 34;
-    const x = linear(ends, [32, width - 8]), y = linear(reach, [middle, 16]);
+    const right = width - 88, x = linear(ends, [32, right]), y = linear(reach, [middle, 16]);
     const worst = Math.max(sigma0 ** 2, expected(begin), ...Object.values(runs).flat()) * 1.05, low = linear([0, worst], [floor, middle + 26]);
     const line = (kind, values, scale) => svg("path", { class: `line ${kind}`, d: path(values.map((value, i) => [x(i), scale(value)])) });
-    const end = (text, count, value) => svg("text", { class: "halo", x: Math.min(x(count - 1) + 5, width - 8), y: value,
-      "text-anchor": x(count - 1) > width - 90 ? "end" : "start" }, text);
     const others = Object.entries(runs).filter(([name]) => name !== law.value);
+    // The names of lines, beside where they end, and one below the other.
+    const names = (lines) => lines.sort(([, a], [, b]) => a - b).reduce((placed, [text, at]) =>
+      [...placed, [text, Math.max(at, (placed.at(-1)?.[1] ?? -Infinity) + 13)]], [])
+      .map(([text, at]) => svg("text", { x: right + 5, y: at + 4 }, text));
     return [
       upright(y, 32, reach, "", 3), upright(low, 32, [0, worst], "", 2), axis(x, floor, ends, "", 4),
-      svg("text", { x: (32 + width) / 2, y: height - 3, "text-anchor": "middle" }, "steps"),
-      svg("line", { class: "mark", x1: 32, x2: width - 8, y1: y(target), y2: y(target), "stroke-dasharray": "2 3" }),
+      svg("text", { x: (32 + right) / 2, y: height - 3, "text-anchor": "middle" }, "steps"),
+      svg("line", { class: "mark", x1: 32, x2: right, y1: y(target), y2: y(target), "stroke-dasharray": "2 3" }),
       line("first", past.map((one) => one.mu), y), line("second", past.map((one) => one.sigma), y),
       others.map(([, run]) => line("earlier", run, low)), line("cost", past.map(expected), low),
-      end("μ", past.length, y(at.mu) + (at.mu > at.sigma ? -6 : 14)), end("σ", past.length, y(at.sigma) + (at.mu > at.sigma ? 14 : -6)),
-      others.map(([name, run]) => end(rules[name], run.length, low(run.at(-1)) - 4)),
-      end(past.length > 1 ? rules[law.value] : "", past.length, low(expected(at)) - 4),
+      names([["μ", y(at.mu)], ["σ", y(at.sigma)]]),
+      names([...others.map(([name, run]) => [rules[name], low(run.at(-1))]), ...(past.length > 1 ? [[rules[law.value], low(expected(at))]] : [])]),
       svg("text", { class: "halo", x: 36, y: middle + 20 }, "expected cost"),
     ];
   });
@@ -206,11 +207,12 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
 
   return [
     asked.element,
-    html("p", {}, "By hand: move μ and σ with ε frozen, and z slides along its paths, whose slopes are its derivatives. Unfreeze ε, and every move draws another one: z jumps, and no path is left. By gradient descent: each step draws another sample, takes the cost's slope there (the tangent) times the derivatives of z, and moves μ and σ downhill."),
+    html("p", {}, "Move μ and σ by hand with ε frozen, and z slides along its paths, whose slopes are its derivatives. Unfreeze ε, and every move draws another one: z jumps, and no path is left. Each step of gradient descent draws another sample, takes the cost's slope there (the tangent) times the derivatives of z, and moves μ and σ downhill."),
     law.element, mu.element, sigma.element, eps.element,
     html("div", { class: "vae-play-buttons" },
-      button("Draw again", () => { redraw(); update(); }), html("label", {}, frozen, "freeze ε"),
-      learning.buttons, button("Reset", reset)),
+      html("strong", {}, "By hand"), button("Draw again", () => { redraw(); update(); }), html("label", {}, frozen, "freeze ε")),
+    html("div", { class: "vae-play-buttons" },
+      html("strong", {}, "Gradient descent"), learning.buttons, button("Reset", reset)),
     overview.element,
     html("div", { class: "vae-play-paths" }, routes.map((shown) => shown.element), history.element),
     html("dl", {}, Object.values(numbers).map((number) => number.element)),
