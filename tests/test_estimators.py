@@ -141,14 +141,14 @@ MUTANTS: dict[str, tuple[str, ModuleType, str, str, str]] = {
         "implicit_reparameterization",
         path,
         "implicit_reparameterization",
-        " / base.log_prob(z).exp().detach()",
+        " / density",
         "",
     ),
     "implicit, density not detached": (
         "implicit_reparameterization",
         path,
         "implicit_reparameterization",
-        "(rank - rank.detach()) / base.log_prob(z).exp().detach()",
+        "(rank - rank.detach()) / density",
         "rank / base.log_prob(z).exp() - (rank / base.log_prob(z).exp()).detach()",
     ),
     "von Mises concentration without a path": (

@@ -24,6 +24,7 @@ from torch.distributions import (
     LowRankMultivariateNormal,
     MixtureSameFamily,
     Multinomial,
+    MultivariateNormal,
     Normal,
     Pareto,
     Poisson,
@@ -353,6 +354,44 @@ def test_parameters_are_those_that_were_given() -> None:
     q = Categorical(logits=t([0.1, 0.2, 0.9]))
     _ = q.probs
     assert set(parameters(q.expand((4,)))) == {"logits"}
+    matrix = t([[2.0, 0.3], [0.3, 1.7]])
+    for name in ("scale_tril", "covariance_matrix", "precision_matrix"):
+        q = MultivariateNormal(t([0.0, 0.0]), **{name: matrix.tril() if name == "scale_tril" else matrix})
+        _ = q.precision_matrix, q.scale_tril, q.covariance_matrix
+        assert set(parameters(q)) == set(parameters(q.expand((4,)))) == {"loc", name}
+
+
+class Renamed(Triangle):
+    """Its constructor's argument has another name than the attribute, and one that torch leaves open."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__(mean)
+
+
+class Narrowed(Triangle):
+    """It keeps a number."""
+
+    def __init__(self, width: Tensor) -> None:
+        super().__init__(width)
+        self.width = float(width)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Renamed, "does not keep its constructor's argument 'mean'"), (Narrowed, "keeps 'width' as float, not")],
+)
+def test_what_a_class_of_ones_own_lacks_is_named(kind: type[Triangle], message: str) -> None:
+    for ask in (benchmark, exact_gradient):
+        with pytest.raises(NotApplicable, match=message):
+            ask(torch.square, kind(t(1.5)))
+
+
+def test_whether_parameters_stack_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    q = Family(lambda loc: calls.append(loc) or Normal(loc, 1.0), loc=t(0.5))  # type: ignore[func-returns-value]
+    stacks(q)
+    count = len(calls)
+    assert stacks(q) and len(calls) == count
 
 
 FLOW = zuko.flows.MAF(

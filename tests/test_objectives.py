@@ -162,9 +162,10 @@ def test_scores_of_a_vanishing_sigma_are_those_of_double_precision() -> None:
     assert (scores["log_likelihood"] > low).all() and (scores["log_likelihood"] < low + 30).all()
 
 
-def test_scores_that_are_not_finite_name_replica_and_item() -> None:
+@pytest.mark.parametrize("log_sigma", [-400.0, -800.0, 800.0, math.nan])
+def test_scores_that_are_not_finite_name_replica_and_item(log_sigma: float) -> None:
     with pytest.raises(FloatingPointError, match="not finite for 4 items of replica 1, the first is item 0"):
-        evaluate(diverged(-400.0), torch.rand(4, 5))
+        evaluate(diverged(log_sigma), torch.rand(4, 5))
 
 
 def test_importance_samples_are_positive() -> None:

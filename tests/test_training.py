@@ -286,6 +286,8 @@ def test_without_noise_the_report_is_better_and_the_honest_score_worse() -> None
         ({"vae": torch.nn.Linear(64, 4)}, TypeError, "expected a VAE, got Linear"),
         ({"data": np.zeros((9, 64))}, ValueError, "got ndarray; torch.as_tensor converts"),
         ({"data": torch.rand(9, 64), "test_every": 1}, ValueError, "a Dataset has them, else give test="),
+        ({"data": DIGITS.train.to_sparse()}, ValueError, r"got torch.float32 \(1497, 64\) torch.sparse_coo"),
+        ({"data": DIGITS.train > 0.5}, ValueError, r"expected a float tensor \(items, 64\), got torch.bool"),
         ({"data": torch.rand(9, 63)}, ValueError, "features=64, but the items have 63"),
         ({"data": torch.full((9, 64), 1.5)}, ValueError, "a Bernoulli likelihood needs values in"),
         ({"data": DIGITS.train * 255}, ValueError, "the data, which span 0 to 255: x / 255, or standardise"),

@@ -56,9 +56,10 @@ PositiveInts = list[PositiveInt]
 CostName, DatasetName = name_of("cost"), name_of("dataset")
 EstimatorName, NoiseName, ObjectiveName = name_of("estimator"), name_of("noise"), name_of("objective")
 
-# Models compute in single precision, where a number outside of these is 0 or infinite, or its square is. A
-# whole number up to the last one is the same in every program and file, with room to count on from it.
-SMALLEST, LARGEST, LARGEST_INTEGER = 1e-18, 1e18, 2**53
+# Of a number outside of these and 1, double precision loses one beside the other; and the squares of those
+# inside are within single precision. A whole number up to the last one is a seed to every library, with room
+# to count on from it: some take 32 bits.
+SMALLEST, LARGEST, LARGEST_INTEGER = 1e-12, 1e12, 2**31 - 1
 
 
 class ParameterError(ValueError):
@@ -148,9 +149,9 @@ def _faults(value: Any) -> list[str]:
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         return ["this is no text in Unicode"]
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        return [f"a whole number has a size of at most 2**53, {LARGEST_INTEGER:,}"]
+        return [f"a whole number has a size of at most {LARGEST_INTEGER:,}, as seeds of 32 bits allow"]
     if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # so is NaN
-        return [f"a number is 0 or has a size from {SMALLEST:g} to {LARGEST:g}, as single precision allows"]
+        return [f"a number is 0 or has a size from {SMALLEST:g} to {LARGEST:g}, as floating point allows"]
     return []
 
 

@@ -9,6 +9,7 @@ import math
 import warnings
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Size, Tensor
@@ -89,8 +90,17 @@ def directional_scores(q: Distribution, z: Tensor) -> list[Tensor]:
     return found
 
 
+_STACKS: WeakKeyDictionary[Distribution, bool] = WeakKeyDictionary()  # it takes draws to know
+
+
 def stacks(q: Distribution) -> bool:
     """Whether parameters with a further axis in front give as many distributions like `q`."""
+    if q not in _STACKS:
+        _STACKS[q] = _seen_to_stack(q)
+    return _STACKS[q]
+
+
+def _seen_to_stack(q: Distribution) -> bool:
     given = {name: p.detach() for name, p in parameters(q).items()}
     with torch.no_grad(), torch.random.fork_rng():
         try:

@@ -38,6 +38,8 @@ class CheckedCost:
     """
 
     def __init__(self, cost: Cost, event_dims: int) -> None:
+        if not callable(cost):
+            raise CostError(f"a cost is a function of z, got {type(cost).__name__}")
         self.cost, self.event_dims = cost, event_dims
 
     def __call__(self, z: Tensor) -> Tensor:

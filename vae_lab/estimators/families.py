@@ -69,6 +69,7 @@ def _same_density(q: Distribution, parent: type[Distribution]) -> bool:
 
 # Parameters
 
+_FACTOR = "_unbroadcasted_scale_tril"  # what torch computes from whichever matrix was given, and copies first
 # Constructors take one of each group. Torch computes the others when they are first asked for.
 _ALTERNATIVES = ({"probs", "logits"}, {"covariance_matrix", "precision_matrix", "scale_tril"})
 
@@ -83,6 +84,11 @@ def parameters(q: Distribution) -> dict[str, Tensor]:
     >>> sorted(parameters(Normal(torch.zeros(3), torch.ones(3))))
     ['loc', 'scale']
     """
+    if not isinstance(q, Distribution):
+        raise TypeError(
+            f"expected a torch distribution, got {type(q).__name__}; a module that returns one goes in as "
+            "Family(module)"
+        )
     if isinstance(q, Family):
         return q.given
     if isinstance(q, Copies) or _plain(q):
@@ -92,7 +98,7 @@ def parameters(q: Distribution) -> dict[str, Tensor]:
         constraints_of = q.arg_constraints
     except NotImplementedError:
         constraints_of = {}
-    names = [name for name, constraint in constraints_of.items() if not constraint.is_discrete]
+    names = [name for name, constraint in constraints_of.items() if not _is_discrete(constraint)]
     for group in _ALTERNATIVES:
         if group & set(names):
             names = [name for name in names if name not in group - {_given_one(holder, group)}]
@@ -102,12 +108,16 @@ def parameters(q: Distribution) -> dict[str, Tensor]:
             "differentiate with respect to: Family(build, name=tensor, ...)"
         )
     try:
-        return {name: getattr(q, name) for name in names}
+        given = {name: getattr(q, name) for name in names}
     except (AttributeError, NotImplementedError) as error:
         raise TypeError(
             f"{type(q).__name__} does not keep an argument that its arg_constraints name ({error}); use "
             "Family(build, name=tensor, ...)"
         ) from error
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{type(q).__name__} keeps {name!r} as {type(value).__name__}, not as a tensor")
+    return given
 
 
 def _plain(q: Distribution) -> TypeGuard[Independent]:
@@ -129,6 +139,13 @@ def _given_one(holder: Any, group: set[str]) -> str:
             return next(name for name, others in computed.items() if others)
         if hasattr(holder, "_param"):  # both agree to the last bit
             return "logits" if holder._param is holder.logits else "probs"
+    factor = getattr(holder, _FACTOR, None)
+    names = list(vars(holder))
+    if len(held) > 1 and factor is not None and names.index(held[0]) > names.index(_FACTOR):  # a copy
+        made = {"covariance_matrix": factor @ factor.mT, "precision_matrix": torch.cholesky_inverse(factor)}
+        values = {name: getattr(holder, name) for name in held if name in made}
+        apart = [name for name, v in values.items() if not torch.equal(v, made[name].expand_as(v))]
+        return apart[0] if len(apart) == 1 else "scale_tril" if "scale_tril" in held else held[0]
     return next(iter(held), "logits")  # the first that was set
 
 
@@ -154,7 +171,10 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
             or argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL)
         ):
             continue
-        given = getattr(q, name, getattr(q, f"_{name}", argument.default))
+        try:
+            given = getattr(q, name, getattr(q, f"_{name}", argument.default))
+        except NotImplementedError:  # a property such as `mean`, which torch leaves open
+            given = inspect.Parameter.empty
         if given is inspect.Parameter.empty:
             raise TypeError(
                 f"{type(q).__name__} does not keep its constructor's argument {name!r}; keep it as an "
@@ -166,7 +186,13 @@ def rebuild(q: Distribution, **values: Tensor) -> Distribution:
             arguments[name] = arguments[name].tril()
     if "validate_args" in signature:  # a parameter on the way may lie outside
         arguments["validate_args"] = False
-    return type(q)(**arguments)
+    try:
+        return type(q)(**arguments)
+    except ValueError as error:  # of alternatives that other packages know
+        raise TypeError(
+            f"{type(q).__name__} is not made again from its arguments ({error}); use "
+            "Family(build, name=tensor, ...)"
+        ) from error
 
 
 # Supports
@@ -185,7 +211,14 @@ def support(q: Distribution) -> Any:
 
 def discrete(q: Distribution) -> bool:
     """Whether q says that its draws are discrete."""
-    return bool(support(q).is_discrete)
+    return _is_discrete(support(q))
+
+
+def _is_discrete(constraint: Any) -> bool:
+    try:
+        return bool(constraint.is_discrete)
+    except NotImplementedError:  # of a constraint that depends on others
+        return False
 
 
 def support_bounds(q: Distribution) -> dict[str, Any]:
@@ -203,6 +236,14 @@ def moving_with(q: Distribution) -> list[str]:
             return []
         slopes = torch.autograd.grad(torch.stack(moving).sum(), list(leaves.values()), allow_unused=True)
     return [name for name, slope in zip(leaves, slopes, strict=True) if slope is not None]
+
+
+def empty(q: Distribution) -> str | None:
+    """That there is nothing in a draw of `q`, in words, or None."""
+    if q.batch_shape.numel() and q.event_shape.numel():
+        return None
+    shapes = f"batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)}"
+    return f"{kind(q)} has {shapes}, so that its draws hold no number"
 
 
 def certain(q: Distribution) -> str | None:

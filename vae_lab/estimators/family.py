@@ -80,25 +80,28 @@ class Family(_Around):
         if not isinstance(built, Distribution):
             raise TypeError(f"build returns a torch distribution, got {type(built).__name__}")
         self._hold(build, parameters)
-        if not self._depends():
+        if why := self._without_slope():
             raise TypeError(
-                "what build returns does not depend on its parameters; a module that computes later, such "
-                "as a flow, goes in as it is: Family(flow)"
+                f"what build returns does not depend on its parameters{why}; a module that computes later, "
+                "such as a flow, goes in as it is: Family(flow)"
             )
 
-    def _depends(self) -> bool:
-        """Whether density or draws depend on any parameter, as far as torch can tell."""
+    def _without_slope(self) -> str:
+        """The last error where neither density nor draws depend on any parameter, as far as torch can tell;
+        else nothing."""
+        why = " "
         leaves = {name: p.detach().clone().requires_grad_() for name, p in self.given.items()}
         with torch.enable_grad(), torch.random.fork_rng():
             q = Family.__new__(Family)._hold(self.build, leaves).base
             for ask in (lambda: q.log_prob(q.sample()), lambda: q.rsample()):
                 try:
                     slopes = torch.autograd.grad(ask().sum(), list(leaves.values()), allow_unused=True)
-                except (RuntimeError, ValueError, AttributeError):  # it has none, or none with a gradient
+                except (RuntimeError, ValueError, AttributeError) as error:  # none, or none with a gradient
+                    why = f" ({error})" if str(error) else why
                     continue
                 if any(slope is not None for slope in slopes):
-                    return True
-        return False
+                    return ""
+        return why
 
     def _hold(self, build: Callable[..., Distribution], given: dict[str, Tensor]) -> Family:
         """Build without torch's checks of values: parameters on the way, and points of a rule, may lie

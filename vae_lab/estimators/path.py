@@ -10,7 +10,7 @@ from torch.distributions import VonMises as _VonMises
 
 from ..reparameterization import reparameterize
 from .contract import estimator
-from .costs import CheckedCost, Cost
+from .costs import CheckedCost, Cost, NotApplicable
 from .families import discrete, is_law, kind, unwrap
 from .requirements import normal, own, periodic, reparameterizable
 from .von_mises import von_mises_path
@@ -62,5 +62,7 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
     z = q.sample(torch.Size((n,)))
     if isinstance(base, _VonMises):
         return cost(von_mises_path(z, base.loc, base.concentration))
-    rank = base.cdf(z)
-    return cost(z - (rank - rank.detach()) / base.log_prob(z).exp().detach())
+    rank, density = base.cdf(z), base.log_prob(z).exp().detach()
+    if not (density > 0).all():
+        raise NotApplicable(f"the density of {kind(q)} is 0 or NaN at one of its draws, and divides the path")
+    return cost(z - (rank - rank.detach()) / density)

@@ -21,7 +21,7 @@ from torch.distributions import Beta, Dirichlet, Distribution
 
 from ..estimators.copies import directional_scores, score_terms, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, Separable, is_stochastic
-from ..estimators.families import certain, discrete, is_law, kind, parameters, rebuild, support, unwrap
+from ..estimators.families import certain, discrete, empty, is_law, kind, parameters, rebuild, support, unwrap
 from ..estimators.family import Family
 from ..settings import Positive, Whole, check
 from .charts import chart, trimmed
@@ -63,7 +63,7 @@ def exact_gradient(
     except TypeError as error:
         raise NotApplicable(f"no exact gradient: {error}") from error
     try:
-        if why := certain(exact):
+        if why := empty(exact) or certain(exact):
             raise NotApplicable(why)
         if type(unwrap(exact)).log_prob is Distribution.log_prob:
             raise NotApplicable(f"{kind(q)} has no log_prob")

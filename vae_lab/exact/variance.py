@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Normal
 from ..estimators import ESTIMATORS
 from ..estimators.copies import replicas, slopes
 from ..estimators.costs import CheckedCost, Cost, NotApplicable
-from ..estimators.families import certain, discrete, is_law, parameters, rebuild, unwrap
+from ..estimators.families import certain, discrete, empty, is_law, parameters, rebuild, unwrap
 from ..estimators.family import Copies
 from ..reparameterization import reparameterize
 from ..settings import Positive, Whole, check
@@ -44,7 +44,7 @@ def exact_variance(
     except TypeError as error:
         raise NotApplicable(f"no exact variance: {error}") from error
     try:
-        if why := certain(exact):
+        if why := empty(exact) or certain(exact):
             raise NotApplicable(why)
         single = _Single(estimator, cost, exact)
         if discrete(exact):

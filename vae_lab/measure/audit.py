@@ -24,7 +24,8 @@ from .statistics import deviation_limit
 FALSE_ALARM = 1e-6  # for all comparisons of a table together
 DRAWS, NUMBERS = 4096, 2**22  # of the checks of q itself: draws, and the most numbers in them
 CLAMPED = 3  # equal draws at an end that are no coincidence
-ROUNDING = 1e-6  # of the largest exact value, which is no bias
+ROUNDING, UNITS = 1e-6, 8  # of the largest exact value, and roundings of its precision, which are no bias
+RESOLVED = 8  # rounding steps per deviation of draws that do not round away what is asked
 TYPICAL = 30  # estimates that a mean must effectively consist of to be judged by its standard error
 
 
@@ -45,12 +46,28 @@ def check_sampler(q: Distribution, comparisons: int) -> Sampler:
         with torch.no_grad():
             z = q.sample(torch.Size((count,)))
     except (NotImplementedError, RuntimeError) as error:
-        raise NotApplicable(f"{kind(q)} cannot be sampled: {error or 'torch lacks a method'}") from error
+        raise NotApplicable(f"{kind(q)} cannot be sampled: {str(error) or 'torch lacks a method'}") from error
     if not z.isfinite().all():
         share = 1 - float(z.isfinite().double().mean())
         raise NotApplicable(f"{kind(q)} gives draws that are NaN or infinite, {share:.2g} of them")
+    if _unresolved(q, z):
+        raise NotApplicable(
+            f"the draws of {kind(q)} differ by hardly more than {str(z.dtype).removeprefix('torch.')} rounds "
+            "numbers of their size; shift q and the cost towards zero, or compute in float64"
+        )
     clamped = _clamped(q, z)
     return Sampler(clamped, "" if clamped else _disagreement(q, z, comparisons), z)
+
+
+def _unresolved(q: Distribution, z: Tensor) -> bool:
+    """Whether draws of a continuous q are too near each other for their precision."""
+    if discrete(q):
+        return False
+    numbers = z.double().flatten(1 + len(q.batch_shape)) if q.event_shape else z.double().unsqueeze(-1)
+    spread, size = numbers.std(0), numbers.abs().median(0).values
+    constant = spread == 0  # such as the entries of a triangular draw, unless all of them are
+    narrow = spread < RESOLVED * torch.finfo(z.dtype).eps * size
+    return bool((narrow & ~constant).any() or constant.all(-1).any())
 
 
 def _clamped(q: Distribution, z: Tensor) -> float:
@@ -97,13 +114,15 @@ def judge(frame: pd.DataFrame, sampler: Sampler, by_score: dict[str, bool], miss
     """`frame`, its `unbiased` withdrawn where a check fails, with a column `note` that says which.
 
     `by_score` says for each estimator whether it weighs the score; `missing` why there is no exact gradient.
-    Columns needed: estimator, parameter, coordinate, exact, mean, bias, bias_se, effective, broken, unbiased.
+    Columns needed: estimator, parameter, coordinate, exact, mean, bias, bias_se, effective, heavy, broken,
+    unbiased.
     """
     limit = deviation_limit(3 * len(frame), FALSE_ALARM)
     exact, bias, error = (frame[name].to_numpy(dtype=float) for name in ("exact", "bias", "bias_se"))
     known, broken = ~np.isnan(exact), frame["broken"].to_numpy(dtype=float)
     typical = (frame["effective"].to_numpy(dtype=float) >= TYPICAL) | (error == 0)
-    allowed = limit * error + ROUNDING * np.abs(exact[known]).max(initial=0.0)
+    rounding = max(ROUNDING, UNITS * torch.finfo(sampler.draws.dtype).eps)
+    allowed = limit * error + rounding * np.abs(exact[known]).max(initial=0.0)
     seen = typical & known & (np.abs(np.nan_to_num(bias)) > allowed)
     weighs = np.array([by_score[name] for name in frame["estimator"]])
     claims = frame["unbiased"].to_numpy(dtype=bool)
@@ -114,6 +133,8 @@ def judge(frame: pd.DataFrame, sampler: Sampler, by_score: dict[str, bool], miss
             continue
         if not claims[i]:
             continue
+        if not np.isfinite(error[i]):
+            notes[i].append("its variance is more than float64 holds")
         if seen[i]:
             how = (
                 f"{abs(bias[i]) / error[i]:.0f} standard errors off"
@@ -130,9 +151,12 @@ def judge(frame: pd.DataFrame, sampler: Sampler, by_score: dict[str, bool], miss
             )
     failed = np.array([bool(note) for note in notes])
     if frame["exact"].isna().any():
-        _compare_others(frame, weighs, claims & ~failed & typical, failed, notes, limit)
-    if missing:
-        for note in notes:
+        _compare_others(frame, weighs, claims & ~failed & typical, failed, notes, (limit, rounding))
+    heavy = claims & ~failed & frame["heavy"].to_numpy(dtype=bool)
+    for note, spread_by_few in zip(notes, heavy, strict=True):
+        if spread_by_few:
+            note.append("a few of its estimates make up its variance, so that its mean says little")
+        if missing:
             note.append(f"no exact value: {missing}")
     return frame.assign(
         unbiased=frame["unbiased"] & ~failed,
@@ -147,7 +171,7 @@ def _compare_others(
     judged: np.ndarray,
     failed: np.ndarray,
     notes: list[list[str]],
-    limit: float,
+    limits: tuple[float, float],
 ) -> None:
     """Compare the means of those that are `judged`, parameter by parameter; add to `failed` and `notes`."""
     mean, error = frame["mean"].to_numpy(dtype=float), frame["bias_se"].to_numpy(dtype=float)
@@ -155,8 +179,8 @@ def _compare_others(
     for group in frame.groupby(["parameter", "coordinate"]).indices.values():
         places = np.asarray(group)[judged[group]]
         apart = np.abs(mean[places][:, None] - mean[places])
-        rounding = ROUNDING * np.abs(mean[places]).max(initial=0.0)
-        tied = limit * np.hypot(error[places][:, None], error[places]) + rounding
+        rounding = limits[1] * np.abs(mean[places]).max(initial=0.0)
+        tied = limits[0] * np.hypot(error[places][:, None], error[places]) + rounding
         for a, b in np.argwhere(apart > tied):
             i, j = places[a], places[b]
             # The score is right wherever the first check passes, unless there is none.

@@ -16,12 +16,12 @@ from torch.distributions import Distribution
 from ..estimators import ESTIMATORS, Estimator
 from ..estimators.copies import replicas, slopes, stacks, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, counted
-from ..estimators.families import kind, parameters, rebuild
+from ..estimators.families import empty, kind, parameters, rebuild
 from ..estimators.requirements import differentiable_density
 from ..exact.oracle import exact_gradient
 from ..exact.quadrature import EVALUATIONS
 from ..settings import Count, Seed, Several, Whole, check
-from .audit import Sampler, check_sampler, judge, not_finite
+from .audit import TYPICAL, Sampler, check_sampler, judge, not_finite
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -79,12 +79,12 @@ def benchmark(
     seed, oracle = check("seed", Seed, seed), check("oracle", bool | Whole, oracle)
     chosen = _chosen(estimators)
     given = _taken_apart(q)
-    cost, counter = counted(cost)
+    cost, counter = counted(CheckedCost(cost, len(q.event_shape)).cost)
     size = sum(p.numel() for p in given.values())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         sampler = check_sampler(q, 3 * len(chosen) * size)
-        CheckedCost(cost, len(q.event_shape)).probe(*varied(sampler.draws, 32).split(16))
+        _probe(cost, q, sampler.draws)
         spent = {"audit": counter.take()}
         exact, missing = _exact(cost, q, oracle)
         spent["oracle"] = counter.take()
@@ -123,13 +123,33 @@ def _taken_apart(q: Distribution) -> dict[str, Tensor]:
         rebuild(q, **given)
     except TypeError as error:
         raise NotApplicable(str(error)) from error
+    if why := empty(q):
+        raise NotApplicable(why)
+    if len(kinds := {str(p.dtype) for p in given.values()}) > 1:
+        raise NotApplicable(f"the parameters of {kind(q)} need one precision, got {', '.join(sorted(kinds))}")
     return given
+
+
+def _probe(cost: Cost, q: Distribution, draws: Tensor) -> None:
+    """Raise `CostError` for a cost that fails on some draws (M, *batch, *event), or is none."""
+    some = varied(draws, 32)
+    try:
+        CheckedCost(cost, len(q.event_shape)).probe(*some.split(16))
+    except RuntimeError as error:
+        raise CostError(
+            f"the cost fails for z {(16, *some.shape[1:])} of {some.dtype}: {error}; a network's weights "
+            "need the precision of q: .float() or .double() them"
+        ) from error
 
 
 def _chosen(
     estimators: Iterable[str] | Mapping[str, Callable[..., Tensor]] | None,
 ) -> dict[str, Callable[..., Tensor]]:
     """Label -> estimator, each of them checked."""
+    if estimators is not None and not isinstance(estimators, str):
+        estimators = estimators if isinstance(estimators, Mapping) else list(estimators)
+        if not estimators:
+            raise ValueError("estimators: expected one or more, or None for all that apply, got none")
     if estimators is None or isinstance(estimators, Mapping):
         given_ones = ESTIMATORS if estimators is None else estimators
         return {label: _checked(label, function) for label, function in given_ones.items()}
@@ -218,7 +238,7 @@ def _rows(
     variance = second / (replicates - 1)
     # torch may round one and the same number differently in two places of a vector: that is no variance.
     unit = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in given.values()]).numpy()
-    variance[variance <= (2 * unit * mean) ** 2] = 0.0
+    variance[variance**0.5 <= 2 * unit * np.abs(mean)] = 0.0
     truth = [
         exact[k].flatten() if k in exact else torch.full((p.numel(),), math.nan) for k, p in given.items()
     ]
@@ -234,13 +254,15 @@ def _rows(
     rows["bias"] = rows["mean"] - rows["exact"]
     rows["bias_se"] = (variance / replicates) ** 0.5
     rows["variance"] = variance
-    rows["variance_se"] = ((fourth / replicates - variance**2).clip(0.0) / replicates) ** 0.5
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows["variance_se"] = ((fourth / replicates - variance**2).clip(0.0) / replicates) ** 0.5
     rows["evaluations"] = _registered(estimator).evaluations(n, q)
     rows["seconds"] = seconds
     rows["unbiased"] = _registered(estimator).unbiased
     rows["broken"] = broken
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         rows["effective"] = np.nan_to_num(second**2 / fourth, nan=0.0, posinf=0.0)
+    rows["heavy"] = (rows["effective"] < min(TYPICAL, replicates / TYPICAL)) & (variance > 0)
     return rows
 
 
@@ -250,7 +272,7 @@ def _with_efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     error = frame["variance"] + (frame["bias"] ** 2).where(biased, 0.0).fillna(0.0)
     efficiency = 1 / (frame["evaluations"] * error.where(error > 0))
     frame.insert(list(frame).index("unbiased"), "efficiency", efficiency)
-    return frame.drop(columns=["broken", "effective", "refuted"])
+    return frame.drop(columns=["broken", "effective", "heavy", "refuted"])
 
 
 def table(frame: pd.DataFrame) -> Styler:

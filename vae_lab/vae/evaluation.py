@@ -39,7 +39,9 @@ def _shared_draws(q: Any, n: int, generator: Generator) -> tuple[Tensor, Tensor]
 
 def _double(q: Any) -> Any:
     """`q` in float64, whose KL is finite for log sigma from −370 to 350."""
-    return DiagonalNormal(q.mu.double(), q.log_sigma.double()) if type(q) is DiagonalNormal else q
+    if type(q) is not DiagonalNormal:
+        return q
+    return DiagonalNormal(q.mu.double(), q.log_sigma.double(), validate_args=False)
 
 
 @torch.no_grad()

@@ -170,8 +170,9 @@ def as_items(vae: VAE, x: Tensor) -> Tensor:
             f"expected a float tensor (items, {vae.features}), got {type(x).__name__}; "
             "torch.as_tensor converts an array, and a Dataset has .train and .test"
         )
-    if x.ndim != 2 or x.shape[0] == 0 or not x.is_floating_point():
-        raise ValueError(f"expected a float tensor (items, {vae.features}), got {x.dtype} {tuple(x.shape)}")
+    if x.ndim != 2 or x.shape[0] == 0 or not x.is_floating_point() or x.layout != torch.strided:
+        came = f"{x.dtype} {tuple(x.shape)}" + (f" {x.layout}" if x.layout != torch.strided else "")
+        raise ValueError(f"expected a float tensor (items, {vae.features}), got {came}")
     if x.shape[1] != vae.features:
         raise ValueError(
             f"this VAE has features={vae.features}, but the items have {x.shape[1]}; "
