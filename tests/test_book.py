@@ -260,6 +260,7 @@ def test_search_finds_the_trick(browser: Browser, site: str) -> None:
     excerpts = visit.page.locator(".context").all_text_contents()
     assert any("μ" in text for text in excerpts), "formulas are readable"
     assert not [text for text in excerpts if re.search(r"\\(\(|mu|sigma)", text)], "and without their markup"
+    assert not [text for text in excerpts if re.search(r"\bimport |\w\(\w|\w=\w", text)], "and no code"
     assert visit.problems == []
     visit.page.context.close()
 
@@ -301,6 +302,35 @@ def test_claims_state_sentence_evidence_and_verdict(visit: Callable[[str], Visit
         assert len(kinds) == 1
         assert claim.locator(".vae-claim-sentence").inner_text().strip()
         assert claim.locator(".vae-claim-evidence").inner_text().strip()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_code_is_never_cut_and_behind_one_bar_for_each_result(
+    visit: Callable[[str], Visit], name: str
+) -> None:
+    """On a wide screen no visible code scrolls, and folded code belongs to what is shown under it."""
+    page = visit(name).page
+    before = page.viewport_size
+    page.set_viewport_size({"width": 1400, "height": 800})
+    cut = page.locator(".cell_input pre:visible").evaluate_all(
+        "blocks => blocks.filter(block => block.scrollWidth > block.clientWidth).map(block => block.textContent)"
+    )
+    page.set_viewport_size(before or {"width": 1280, "height": 720})
+    assert cut == []
+    bars = page.locator("details.hide").evaluate_all(
+        "bars => bars.map(bar => [bar.innerText.trim(), !!bar.closest('.cell').querySelector('.cell_output')])"
+    )
+    assert bars[0][0].startswith("Show the imports"), "the first screen is for the question"
+    assert [text for text, shows in bars[1:] if not shows] == []
+    assert [text for text, _ in bars if not text.startswith("Show the ")] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_have_one_colour(visit: Callable[[str], Visit], name: str) -> None:
+    colours = visit(name).page.locator("article :is(p, li, td, dd) > a:not(.headerlink)").evaluate_all(
+        "links => [...new Set(links.filter(link => link.innerText).map(link => getComputedStyle(link).color))]"
+    )
+    assert len(colours) <= 1
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -33,6 +33,7 @@
     const toText = Search.htmlToText;
     Search.htmlToText = (page, anchor) => {
       const parsed = new DOMParser().parseFromString(page, "text/html");
+      parsed.querySelectorAll("article :is(pre, .cell_output table, .vae-provenance)").forEach((part) => part.remove());  // no prose
       const article = parsed.querySelector("article");
       if (article) parsed.querySelector('[role="main"]')?.replaceChildren(article);  // without the buttons above
       parsed.querySelectorAll(".math").forEach((formula) => { formula.textContent = plain(formula.textContent); });
