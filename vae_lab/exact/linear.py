@@ -347,7 +347,7 @@ class _Conditioned:
 
     def objective(self) -> Tensor:
         """Reconstruction − beta · KL − decoder_l2 / 2 · |W|², (R,)."""
-        q = DiagonalNormal(self.centre, self.vae.encoder.with_constants(self.log_sigma), validate_args=False)
+        q = DiagonalNormal(self.centre, self.vae.encoder.within_limits(self.log_sigma), validate_args=False)
         gap, v = self.mean - self.output, self.whiten @ self.v
         terms = _closed_form(self.covariance, gap, q, v, self.w, self.log_scale, self.eps_variance)
         return terms.weighted(self.beta) - 0.5 * self.price * self.w.square().sum((-2, -1))
@@ -382,7 +382,7 @@ class _Conditioned:
         vae._head.weight[..., : vae.latents] = v
         vae._head.bias.copy_(torch.cat([self.centre - self.mean.unsqueeze(0) @ v, self.log_sigma], dim=-1))
         vae._layer.weight.copy_(self.w)
-        sigma = vae.encoder.with_constants(self.log_sigma).exp()
+        sigma = vae.encoder.within_limits(self.log_sigma).exp()
         z = reparameterize(self.centre, sigma, self.eps_mean)
         vae._layer.bias.copy_(self.output - z @ self.w)
         vae._log_scale.copy_(self.log_scale)

@@ -16,7 +16,7 @@ from ..data.contract import image_shape, scaled
 from ..device import Device, choose_device
 from ..estimators.families import unwrap
 from ..reparameterization import DiagonalNormal
-from ..settings import Count, Positive, Seed, check
+from ..settings import Count, Positive, Seed, Whole, check
 from .decoder import Decoder, Likelihood
 from .encoder import Encoder, Latent
 from .layers import Convolution, Linear, at_least_single, dense, halved, independent_bernoulli
@@ -33,7 +33,9 @@ class VAE(nn.Module):
     With `latent="bernoulli"` z is binary, and the prior a fair coin for each
     coordinate; such z has no path for gradients, so `fit` needs one of the estimators for discrete q.
     `sigma` makes the posterior's standard deviation a constant, one for all replicas or one for each, instead
-    of the encoder's (None).
+    of the encoder's (None); a replica's may also be a pair, between which the encoder's is clamped.
+    With `context` the VAE is conditional (sohn2015learning): the last `context` features of an item, such as
+    a label as zeros and a one, are given to encoder and decoder and not modelled.
     `seed` is the first replica's (the others follow by one) or a sequence with one seed per replica; equal
     seeds give equal weights. Raises ValueError for arguments that are no such values, or do not fit each
     other. Source: kingma2014auto.
@@ -56,9 +58,10 @@ class VAE(nn.Module):
         seed: int | Sequence[int] = 0,
         activation: str = "gelu",
         latent: Latent = "normal",
-        sigma: float | Sequence[float | None] | None = None,
+        sigma: float | Sequence[float | tuple[float, float] | None] | None = None,
         channels: Sequence[int] = (),
         shape: Sequence[int] | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.features = check("features", Count, features)
@@ -69,14 +72,23 @@ class VAE(nn.Module):
         self.likelihood = check("likelihood", Likelihood, likelihood)
         self.latent = check("latent", Latent, latent)
         self.activation = check("activation", str, activation)
-        self.shape = None if shape is None else image_shape(shape, self.features)
-        self.sigma = per_replica("sigma", sigma, self.replicas, Positive | None)
+        self.context = check("context", Whole, context)
+        if self.context >= self.features or (self.context and self.channels):
+            raise ValueError(
+                f"context is a part of the features, and goes with no channels; got {context=}, "
+                f"{features=} and {channels=}"
+            )
+        self.shape = None if shape is None else image_shape(shape, self.features - self.context)
+        self.sigma = per_replica("sigma", sigma, self.replicas, Positive | tuple[Positive, Positive] | None)
+        for pair in self.sigma:
+            if isinstance(pair, tuple) and pair[0] > pair[1]:
+                raise ValueError(f"sigma is clamped between a smaller and a larger number, got {pair}")
         if latent != "normal" and any(value is not None for value in self.sigma):
             raise ValueError(f"sigma is for normal latents only, got {sigma!r} with {latent=}")
         self.seeds = replica_seeds(seed, self.replicas)
         down, up = self._layers(Streams(self.seeds, "weights", torch.get_default_device()))
         self.encoder = Encoder(down, self.activation, self.latent, self.sigma)
-        self.decoder = Decoder(up, self.activation, self.likelihood, self.replicas)
+        self.decoder = Decoder(up, self.activation, self.likelihood, self.replicas, self.context)
         self.register_buffer("_origin", torch.zeros(self.latents), persistent=False)
         self._origin: Tensor
 
@@ -93,7 +105,7 @@ class VAE(nn.Module):
         head = 2 * self.latents if self.latent == "normal" else self.latents
         down: list[Linear] = [Convolution(a, b, size, streams) for (a, b), size in steps]
         down += dense([flat, *self.hidden, head], streams, self._last_layer)
-        up = dense([self.latents, *reversed(self.hidden), flat], streams)
+        up = dense([self.latents + self.context, *reversed(self.hidden), flat - self.context], streams)
         up += [Convolution(b, a, size, streams, up=True) for (a, b), size in reversed(steps)]
         return down, up
 
@@ -101,7 +113,7 @@ class VAE(nn.Module):
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this model again (before training)."""
         names = ["features", "latents", "hidden", "likelihood", "replicas"]
-        names += ["activation", "latent", "sigma", "channels", "shape"]
+        names += ["activation", "latent", "sigma", "channels", "shape", "context"]
         return {name: getattr(self, name) for name in names} | {"seed": self.seeds}
 
     @property
@@ -127,9 +139,10 @@ class VAE(nn.Module):
             self.to(home)
 
     @torch.no_grad()
-    def generate(self, n: int, seed: int = 0) -> Tensor:
+    def generate(self, n: int, seed: int = 0, context: Tensor | None = None) -> Tensor:
         """Means of p(x|z) for `n` draws of z from the `prior`, the same for all replicas: (R, n, features).
 
+        A conditional VAE needs the `context` of each draw, (n, C), and returns the other features.
         A prior of a subclass is drawn from by its own `sample`; with batch shape (R, 1), each replica has its
         own.
         """
@@ -144,7 +157,12 @@ class VAE(nn.Module):
                 torch.manual_seed(streams.generators[0].initial_seed())
                 z = prior.sample((n,))  # n, or n, R, 1
             z = z.squeeze(2).movedim(0, 1) if prior.batch_shape else z
-        return self.decoder(z).mean
+        if (context is not None) != (self.context > 0) or (
+            context is not None and context.shape != (n, self.context)
+        ):
+            got = None if context is None else tuple(context.shape)
+            raise ValueError(f"expected context {(n, self.context) if self.context else None}, got {got}")
+        return self.decoder(z, context).mean
 
 
 def _square(features: int) -> tuple[int, int, int]:

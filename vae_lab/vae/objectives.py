@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from ..estimators import ESTIMATORS
 from ..estimators.costs import NotApplicable
+from ..estimators.families import unwrap
 from ..registry import Registry
 from ..reparameterization import reparameterize
 from ..settings import Count, check
@@ -59,6 +60,25 @@ def elbo_terms(vae: VAE, q: Any, reconstruction: Tensor) -> Terms:
             f"torch knows no KL from the encoder's {type(q).__name__} to a prior {type(prior).__name__}: "
             "register one by torch.distributions.register_kl, or give such a prior to `evaluate` only"
         ) from None
+
+
+def with_free_bits(vae: VAE, q: Any, terms: Terms, nats: Tensor | float) -> Terms:
+    """The `terms` (R, B) of `q`, where no latent of a replica costs less than `nats`, a number or (R, 1).
+
+    What counts is the KL of a latent averaged over the batch: below `nats` it is no longer pushed down, and
+    its gradient is zero. Raises `NotApplicable` for a prior that does not factorise over latents.
+    Source: kingma2016improved.
+    """
+    prior = vae.prior
+    kl = terms.kl
+    if isinstance(prior, Independent):
+        kl = kl_divergence(unwrap(q), unwrap(prior.expand(q.batch_shape)))
+    if kl.shape != (*q.batch_shape, *q.event_shape):
+        raise NotApplicable(
+            f"free bits are for each latent by itself, and a prior {type(prior).__name__} does not factorise"
+        )
+    missing = (torch.as_tensor(nats, device=kl.device) - kl.mean(-2)).clamp_min(0).sum(-1, keepdim=True)
+    return terms._replace(kl=terms.kl + missing)
 
 
 def elbo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,7 +26,8 @@ KINDS: dict[str, Any] = {
 PER_REPLICA: dict[str, Any] = {
     "noise": str,
     "noise_scale": NotNegative,
-    "beta": NotNegative,
+    "beta": NotNegative | tuple[NotNegative, ...],
+    "free_bits": NotNegative,
     "detach_sigma": bool,
     "decoder_l2": NotNegative,
 }
@@ -41,10 +43,12 @@ class Recipe:
     one, with one draw of z.
 
     These take one value or one for each replica, and hold one for each: `noise` (a name in `NOISES`) and
-    `noise_scale`; `detach_sigma` (the reconstruction moves mu only); `beta`; and `decoder_l2`, half of which
-    times the sum of the decoder's squared weights is a price in nats per item (ghosh2020variational). The
-    first three go with `pathwise`, detach_sigma and beta with the ELBO. `seed` is the first replica's (the
-    others follow by one) or a sequence.
+    `noise_scale`; `detach_sigma` (the reconstruction moves mu only); `beta`; `free_bits`, the nats up to
+    which a latent's KL, averaged over a batch, costs the same (`with_free_bits`); and `decoder_l2`, half of
+    which times the sum of the decoder's squared weights is a price in nats per item (ghosh2020variational).
+    Any one replica's beta may also be a schedule: a sequence with a value for each epoch. The first three go
+    with `pathwise`, detach_sigma, beta and free_bits with the ELBO. `seed` is the first replica's (the others
+    follow by one) or a sequence.
 
     Raises ValueError or KeyError for values of another type, out of range, unknown, or that do not go
     together.
@@ -60,6 +64,7 @@ class Recipe:
     noise: Any = "gaussian"
     noise_scale: Any = 1.0
     beta: Any = 1.0
+    free_bits: Any = 0.0
     detach_sigma: Any = False
     decoder_l2: Any = 0.0
     seed: Any = 0
@@ -74,7 +79,16 @@ class Recipe:
             object.__setattr__(self, name, value)
         for noise in self.noise:
             NOISES[noise]
+        for r, beta in enumerate(self.beta):
+            if isinstance(beta, tuple) and len(beta) != self.epochs:
+                raise ValueError(
+                    f"beta[{r}]: expected a number, or one for each of {self.epochs} epochs, got {len(beta)}"
+                )
         self._check_combination()
+
+    def betas(self, epoch: int) -> list[float]:
+        """The beta of each replica in an epoch, counted from 1."""
+        return [beta[epoch - 1] if isinstance(beta, tuple) else beta for beta in self.beta]
 
     @property
     def draws_by_itself(self) -> bool:
@@ -86,7 +100,9 @@ class Recipe:
         several = {*PER_REPLICA, "seed"}
         named = ["objective", "estimator", "samples", *PER_REPLICA, "seed", "learning_rate"]
         values = {name: getattr(self, name) for name in named}
-        return ", ".join(f"{k}={v[replica] if k in several else v!r}" for k, v in values.items())
+        own = {name: value[replica] if name in several else value for name, value in values.items()}
+        short = {name: reprlib.repr(v) if isinstance(v, tuple) else repr(v) for name, v in own.items()}
+        return ", ".join(f"{name}={value}" for name, value in short.items())
 
     @classmethod
     def check_names(cls, names: Collection[str]) -> None:
@@ -109,6 +125,8 @@ class Recipe:
                     f"beta weighs the KL of objective='elbo'; with {self.objective!r} it is 1, "
                     f"got {list(self.beta)}"
                 )
+            if any(self.free_bits):
+                raise ValueError(f"free_bits is for objective='elbo', not for {self.objective!r}")
             if any(self.detach_sigma):
                 raise ValueError(f"detach_sigma is for objective='elbo', not for {self.objective!r}")
         plain = set(self.noise) == {"gaussian"} and set(self.noise_scale) == {1}

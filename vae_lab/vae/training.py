@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from inspect import Parameter, Signature, signature
@@ -21,7 +22,7 @@ from ..settings import check
 from .evaluation import evaluate
 from .model import VAE, as_items
 from .noise import TrainingNoise
-from .objectives import OBJECTIVES, Draws, Terms, bound, elbo
+from .objectives import OBJECTIVES, Draws, Terms, bound, elbo, with_free_bits
 from .recipe import Recipe
 from .streams import Streams, permutation, standard_uniform
 
@@ -41,8 +42,8 @@ def fit(
 
     `data` is a `Dataset` or a float tensor (items, features). The settings are those of `Recipe`: `epochs`,
     and where it differs from the default `batch_size`, `learning_rate`, `objective`, `estimator`, `samples`,
-    `noise`, `noise_scale`, `beta`, `detach_sigma`, `decoder_l2`, `seed` or `test_every`. What `test_every`
-    scores are the items `test`, by default those of the `Dataset`.
+    `noise`, `noise_scale`, `beta`, `free_bits`, `detach_sigma`, `decoder_l2`, `seed` or `test_every`. What
+    `test_every` scores are the items `test`, by default those of the `Dataset`.
 
     `seed` decides batch order, binarisation and eps of its replica and nothing else does, so replica r equals
     the same model trained alone with the same seeds. Only estimators other than `pathwise` draw z for all
@@ -111,9 +112,8 @@ class Training:
             samples=recipe.samples,
             device=device,
         )
-        self.beta, self.decay = (
-            torch.tensor(values, dtype=torch.float64).view(-1, 1).to(self.items)
-            for values in (recipe.beta, recipe.decoder_l2)
+        self.beta, self.free, self.decay = map(
+            self.column, (recipe.betas(1), recipe.free_bits, recipe.decoder_l2)
         )
         detached = torch.tensor(recipe.detach_sigma, device=device).view(-1, 1, 1)
         self.detached = detached if detached.any() else None
@@ -131,6 +131,10 @@ class Training:
         # page, until it has once seen a free of nearly 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
         torch.empty(31 * 2**20, dtype=torch.uint8)
         self.start = time.perf_counter()
+
+    def column(self, values: Sequence[float]) -> Tensor:
+        """One value for each replica, in the precision of the items: (R, 1)."""
+        return torch.tensor(values, dtype=torch.float64).view(-1, 1).to(self.items)
 
     def _check(self) -> None:
         recipe, vae = self.recipe, self.vae
@@ -152,6 +156,7 @@ class Training:
 
     def epoch(self, number: int) -> pd.DataFrame:
         """One pass over the data, and a row of the history for each replica."""
+        self.beta = self.column(self.recipe.betas(number))
         order = self.order.draw(permutation, len(self.items))
         eps = None if self.recipe.draws_by_itself else self.noise.epoch(order).to(self.items)
         totals = self.items.new_zeros(2, self.vae.replicas, dtype=torch.float64)
@@ -175,7 +180,9 @@ class Training:
         """The items that `index` (R, B) names, binarised afresh where the data ask for it: (R, B, D)."""
         x = self.items.index_select(0, index.flatten()).unflatten(0, index.shape)
         if self.binarize:
-            x = (self.pixels.draw(standard_uniform, *x.shape[1:]) < x).to(x.dtype)
+            pixels, context = x.split([x.shape[-1] - self.vae.context, self.vae.context], dim=-1)
+            pixels = (self.pixels.draw(standard_uniform, *pixels.shape[1:]) < pixels).to(x.dtype)
+            x = torch.cat([pixels, context], dim=-1) if self.vae.context else pixels
         return x
 
     def step(self, x: Tensor, eps: Tensor | None) -> Terms:
@@ -206,11 +213,13 @@ class Training:
             assert eps is not None
             draws = Draws(vae, vae.encoder(x), x, eps if recipe.samples > 1 else eps.unsqueeze(0))
             return OBJECTIVES[recipe.objective].function(draws), draws.terms
+        q = vae.encoder(x)
         if eps is None:  # the unchecked estimator, so that NaN reaches the totals, which know the replica
-            terms = elbo(vae, x, None, ESTIMATORS[recipe.estimator].function, recipe.samples)
+            terms = elbo(vae, x, None, ESTIMATORS[recipe.estimator].function, recipe.samples, q=q)
         else:
-            terms = elbo(vae, x, eps, detached=self.detached)
-        return terms.weighted(self.beta), terms
+            terms = elbo(vae, x, eps, q=q, detached=self.detached)
+        paid = with_free_bits(vae, q, terms, self.free) if any(recipe.free_bits) else terms
+        return paid.weighted(self.beta), terms
 
     def report(self, number: int, means: Tensor) -> pd.DataFrame:
         """The rows of epoch `number` from the `means` (2, R) of the two terms; raises if they are not
