@@ -318,7 +318,7 @@ def test_a_fork_can_be_a_chapter(here: Checkout, monkeypatch: pytest.MonkeyPatch
     contents = (here.folder / "book/_toc.yml").read_text()
     assert contents.replace("      - file: chapters/my_own\n", "") == (ROOT / "book/_toc.yml").read_text()
     listed = [page["file"] for part in yaml.safe_load(contents)["parts"] for page in part["chapters"]]
-    assert listed.index("chapters/my_own") == listed.index("chapters/13_applications") + 1
+    assert listed.index("chapters/my_own") == listed.index("chapters/14_in_practice") + 1
     call("fork", "my_own", "again", "--book")
     quick = yaml.safe_load((here.folder / "config/quick.yaml").read_text())["notebooks"]
     assert list(quick)[-2:] == ["my_own", "again"]
