@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pages import code, sections
+from pages import BOOK, code, sections
 from reader import Visit
 
 EXERCISES = sections("exercises", level=3)
@@ -24,21 +24,60 @@ def test_exercises_are_numbered_and_graded() -> None:
     assert {grade[1] for grade in grades if grade} == {"Warm-up", "Core", "Stretch"}
 
 
+SOLUTION = re.compile(r"^:::\{dropdown\} Solution of exercise (\d+)\n", re.MULTILINE)
+LINE = "= ...  # complete this line"
+
+
+def solved(title: str) -> tuple[str, str, str]:
+    """An exercise's question, the text of its solution, and the code of that."""
+    question, number, solution = SOLUTION.split(EXERCISES[title])
+    assert number == title.split(".")[0]
+    (program,) = code(solution)
+    return question, solution.replace(program, ""), program
+
+
+def run(program: str, title: str) -> None:
+    exec(compile(program, title, "exec"), {"__name__": "solution"})
+
+
 @pytest.mark.parametrize("title", EXERCISES)
 def test_the_solution_is_true(title: str) -> None:
     """Its code runs as written, within seconds, and checks what the text states: each number with a decimal
     point in the text stands in the code, too."""
-    question, found, solution = EXERCISES[title].partition(
-        f":::{{dropdown}} Solution of exercise {title.split('.')[0]}\n"
-    )
-    assert found and not code(question)
-    (program,) = code(solution)
+    _, text, program = solved(title)
     assert "\nassert " in program or "\n    assert " in program
-    text = solution.replace(program, "")
     assert [number for number in re.findall(r"\d+\.\d+", text) if number not in program] == []
     start = time.process_time()
-    exec(compile(program, title, "exec"), {"__name__": "solution"})
+    run(program, title)
     assert time.process_time() - start < 20
+
+
+TO_FILL_IN = [title for title, text in EXERCISES.items() if LINE in text]
+
+
+def test_only_cells_to_fill_in_are_shown_with_a_question() -> None:
+    assert len(TO_FILL_IN) >= 5
+    assert [title for title in EXERCISES if code(solved(title)[0])] == TO_FILL_IN
+
+
+@pytest.mark.parametrize("title", TO_FILL_IN)
+def test_a_cell_to_fill_in_checks_itself(title: str) -> None:
+    """The solution is the same cell with one line completed, and more after it; as it is, the cell fails in
+    the lines that check."""
+    question, _, program = solved(title)
+    (cell,) = code(question)
+    before, line, checks = re.split(rf"^(\w+ {re.escape(LINE)}.*\n)", cell, flags=re.MULTILINE)
+    completed = re.escape(line.partition("=")[0]) + r"=.*\n"
+    assert re.match(re.escape(before) + completed + re.escape(checks), program)
+    with pytest.raises((AssertionError, TypeError, AttributeError)):
+        run(cell, title)
+
+
+def test_every_exercise_has_an_address() -> None:
+    """One that stays when exercises are added before it."""
+    page = (BOOK / "exercises.md").read_text("utf-8")
+    addresses = re.findall(r"^\((exercise-[a-z-]+)\)=\n### \d", page, re.MULTILINE)
+    assert len(set(addresses)) == len(EXERCISES) == len(re.findall(r"^### \d", page, re.MULTILINE))
 
 
 QUESTIONS = """\
