@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 8000
 CHAPTER ?= 03_vae
 INPUTS ?= 20000
+WITH := $(if $(SOLUTIONS),--config solutions=$(SOLUTIONS)) # else as the configuration says
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -14,6 +15,7 @@ READY := $(VENV)/ready
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
+	@echo '             without the solutions of the exercises: make book SOLUTIONS=no'
 	@echo 'make pdf     the same, and all of it as one PDF (needs Chromium): book/_build/html/book.pdf'
 	@echo 'make full    the same with further pages on Fashion-MNIST, where it is found'
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
@@ -38,13 +40,13 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 book: $(READY)
-	$(BIN)/python -m snakemake
+	$(BIN)/python -m snakemake $(WITH)
 
 pdf: $(READY)
-	$(BIN)/python -m snakemake pdf
+	$(BIN)/python -m snakemake pdf $(WITH)
 
 full: $(READY)
-	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml
+	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml $(WITH)
 
 test: $(READY) # in processes with one thread each (see tests/conftest.py); a file's tests share its book and browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

@@ -4,6 +4,7 @@
     snakemake --configfile config/quick.yaml          the same from small runs
     snakemake --configfile config/book.yaml config/full.yaml    with further pages, on other data
     snakemake pdf                                     the book, and the whole of it as one PDF
+    snakemake --config solutions=no                   the book without the solutions of its exercises
     snakemake notebooks                               the executed notebooks only
     vae-lab sweep 03_vae -p latents=2,8,32            runs beside the book (vae_workflow/sweeps.py): the same target
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
@@ -45,6 +46,10 @@ if missing := {"name", "notebooks"} - set(config):
 PRIORITY = {name: place for place, name in enumerate(reversed(config.get("longest", [])), start=1)}
 FAILING, KNOWN = config.get("failing_claims", "error"), config.get("known_failures", {})
 NAME, LIMIT = config["name"], config.get("time_limit", 0)
+SOLUTIONS = str(config.get("solutions", "yes")).lower()
+if SOLUTIONS not in {"yes", "true", "no", "false"}:
+    raise WorkflowError(f"solutions is yes or no, and not {SOLUTIONS}.")
+SOLUTIONS = SOLUTIONS in {"yes", "true"}
 OUTPUT = config.get("output", f"build/{NAME}")
 if Path(NAME).is_absolute() or ".." in Path(NAME).parts:  # folders of that name are made and deleted
     raise WorkflowError(f"The name of a configuration is that of a folder in build/, and not {NAME}.")
@@ -125,9 +130,10 @@ rule book:
         staged=f"build/{NAME}/source",
         output=OUTPUT,
         parameters=json.dumps(NOTEBOOKS, sort_keys=True),
+        solutions="" if SOLUTIONS else "--no-solutions",
     shell:
         JOB
-        + " book --parent $PPID book {params.staged} {params.output} {params.parameters:q} {input.executed}"
+        + " book --parent $PPID {params.solutions} book {params.staged} {params.output} {params.parameters:q} {input.executed}"
 
 
 rule pdf:

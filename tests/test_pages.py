@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
 import re
 import time
@@ -9,9 +10,13 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
+from chapters import NOTEBOOKS
 from pages import BOOK, code, sections
 from reader import Visit
+
+from vae_lab.records import parsed
 
 EXERCISES = sections("exercises", level=3)
 
@@ -88,26 +93,55 @@ Why not μ + σ?
 Why does the encoder output log σ² or log σ?
 exp(logvar) or exp(½ logvar)?
 (ε + μ)σ or σε + μ?
-Is one sample enough?
-Does REINFORCE work too?
-Why does the trick lower variance?
-Always?
-Is it biased?
-What of the score term; STL and DReG?
-Why is the gradient of an expectation hard at all?
-Why not for discrete z?
-What do Gumbel-softmax and its temperature cost?
-Which distributions can be reparameterized?
-sample or rsample?
 How do two identical heads become μ and log σ?
-Why the KL to N(0, I)?
+sample or rsample?
+Which distributions can be reparameterized?
+Uniform, Laplace, beta, mixture, truncated: can they be reparameterized?
+How do I give my own distribution an rsample?
+Can z have a full covariance?
+What is the local reparameterization trick?
+Why is the gradient of an expectation hard at all?
+Does REINFORCE work too?
+When should I use REINFORCE rather than the trick?
+Why does the trick lower variance?
+Does the trick always lower variance?
+Is the trick biased?
+Why is σ's gradient noisier than μ's?
+Is one sample enough?
+What are sticking the landing (STL) and DReG?
+Why not for discrete z?
+Can one backpropagate through argmax, a categorical draw, or top-k?
+Gumbel-softmax or straight-through?
+What do Gumbel-softmax and its temperature cost?
+Can continuous and discrete latents be mixed?
+Dropout and mini-batches make gradients random, too: why is that no problem?
+What if the simulator is chaotic or has jumps?
+Why is my loss negative?
+BCE: sum or average, over pixels and over the batch?
 KL weight: sum or mean over dimensions and pixels?
+A sigmoid in the decoder, with BCEWithLogits?
+BCE or MSE, and what noise does MSE assume?
+Why the KL to N(0, I)?
 Does minimising the KL cause collapse?
+The KL goes to zero at once: what should I check?
+Does a collapsed VAE come back?
+How many latents does a VAE need?
+Should log σ be clamped?
+Same seed, same result? On a GPU?
+β-VAE, normalizing flows, SAC: is it the same trick?
+Does a diffusion model use the reparameterization trick?
+Does a VQ-VAE use it, and what is straight-through?
+How do I make a conditional VAE?
+Can the prior be learned?
+Is the ELBO the log-likelihood? How is a VAE evaluated?
+Blurry reconstructions or bad samples: which part is to blame?
 Why are the images blurry?
 At test time, μ or a sample?
 Why can we generate from N(0, I)?""".splitlines()
 ANSWERS = sections("faq", level=3)
-PROOF = r"\{(?:numref|eq|doc)\}`"
+PROOF = r"\{(?:numref|eq|doc|claim)\}`|\]\(#exercise-"
+TO_RUN = re.compile(r"^:::\{dropdown\} Run it[^\n]*\n(.*?)^:::$", re.MULTILINE | re.DOTALL)
+PROOFS = {question: TO_RUN.findall(text) for question, text in ANSWERS.items() if TO_RUN.search(text)}
 
 
 def test_all_questions_are_asked_in_order() -> None:
@@ -116,12 +150,53 @@ def test_all_questions_are_asked_in_order() -> None:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_is_short_and_points_to_its_proof(question: str) -> None:
-    text = ANSWERS[question]
+    text = TO_RUN.sub("", ANSWERS[question])
+    text = re.sub(r"^\(faq-[a-z-]+\)=$", "", text, flags=re.MULTILINE)  # the address of the next one
+    assert ":::" not in text
     assert re.search(PROOF, text)
     words = re.sub(r"\{\w+\}`[^`]*`", "LINK", re.sub(r"\s+", " ", text)).strip()
-    assert 2 <= len(re.findall(r"[.?!](?= [A-Z\[$`]|$)", words)) <= 6
+    assert 2 <= len(re.findall(r"[.?!](?= [A-Z*\[$`]|$)", words)) <= 6
     without_formulas = re.sub(r"\$[^$]*\$|`[^`]*`", "", words)
     assert not re.search(r"\d+\.\d|\d\s*%", without_formulas), "results come by link"
+
+
+@pytest.mark.parametrize("question", PROOFS)
+def test_what_an_answer_offers_to_run_proves_it(question: str) -> None:
+    (program,) = code("".join(PROOFS[question]))
+    assert "assert " in program
+    assert max(map(len, program.splitlines())) <= 88
+    run(program, question)
+
+
+CLAIMED = re.compile(r"\{claim\}`([^`]*)`")
+
+
+def cited() -> list[tuple[str, str]]:
+    """The claims that pages cite: page, and the words by which it finds the claim."""
+    pages = [(path.stem, path.read_text("utf-8")) for path in sorted(BOOK.glob("*.md"))]
+    found = [(page, words) for page, text in pages for words in CLAIMED.findall(text)]
+    return [(page, re.sub(r"^.*<(.*)>$", r"\1", words)) for page, words in found]
+
+
+def sentences() -> list[str]:
+    """The sentences that chapters claim, as far as their source has them in one piece."""
+    cells = [c.source for path in NOTEBOOKS for c in nbformat.read(path, as_version=4).cells]
+    calls = [node for cell in cells if "claim(" in cell for node in ast.walk(parsed(cell))]
+    first = [
+        node.args[0]
+        for node in calls
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "claim"
+    ]
+    return [str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node) for node in first]
+
+
+def test_claims_that_pages_cite_are_made() -> None:
+    """Found by words of their sentence, each in one chapter: a claim that is reworded is cited anew."""
+    made = sentences()
+    assert len(made) > 80
+    found = {(page, words): sum(words in sentence for sentence in made) for page, words in cited()}
+    assert len(found) > 30
+    assert {place: number for place, number in found.items() if number != 1} == {}
 
 
 def test_the_glossary_is_complete_and_its_first_sentences_are_plain() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import importlib.metadata
 import json
 import os
@@ -22,6 +21,7 @@ from pydantic import TypeAdapter
 
 from .parameters import annotated, validate
 from .records import CLAIM_MIME, PROVENANCE_MIME, parsed
+from .wording import claim_box, provenance_box, provenance_terms, read_words
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,10 @@ def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
     `value` is the formatted number, `evidence` how it was measured and how sure it is. The output also
     carries the claim as data, under the MIME type `CLAIM_MIME`.
     """
-    holds = bool(holds)
-    verdict, word = ("holds", "Holds") if holds else ("fails", "Does not hold in this run")
-    text = [html.escape(part) for part in (sentence, value, evidence)]
-    page = (
-        f'<div class="vae-claim vae-claim-{verdict}"><p class="vae-claim-sentence">'
-        f'<strong class="vae-claim-verdict">{word}.</strong> {text[0]}</p>'
-        f'<p class="vae-claim-evidence"><strong>{text[1]}</strong> · {text[2]}</p></div>'
-    )
-    data = {"sentence": sentence, "value": value, "holds": holds, "evidence": evidence}
-    plain = f"[{word}] {sentence} {value} ({evidence})"
-    display({"text/html": page, "text/plain": plain, CLAIM_MIME: data}, raw=True)
+    words = read_words()
+    data = {"sentence": sentence, "value": value, "holds": bool(holds), "evidence": evidence}
+    plain = f"[{words['claim']['holds' if holds else 'fails']}] {sentence} {value} ({evidence})"
+    display({"text/html": claim_box(data, words), "text/plain": plain, CLAIM_MIME: data}, raw=True)
 
 
 @dataclass(frozen=True)
@@ -122,20 +115,10 @@ def provenance(notebook: str) -> None:
         f"{torch.get_num_threads()} used by torch",
         seconds=round(time.perf_counter() - _run.start, 1),
     )
-    terms = {
-        "Parameters": ", ".join(f"{k} = {v!r}" for k, v in record.parameters.items()),
-        "Versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
-        "Commit": record.commit,
-        "Machine": record.machine,
-        "Duration": f"{record.seconds:.0f} s",
-    }
-    rows = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in terms.items())
-    page = (
-        f'<footer class="vae-provenance"><p>How to repeat this page</p>'
-        f"<pre><code>{html.escape(record.command)}</code></pre><dl>{rows}</dl></footer>"
-    )
-    plain = "\n".join([record.command, *(f"{k}: {v}" for k, v in terms.items())])
-    display({"text/html": page, "text/plain": plain, PROVENANCE_MIME: asdict(record)}, raw=True)
+    words, data = read_words(), asdict(record)
+    terms = provenance_terms(data, words)
+    plain = "\n".join([record.command, *(f"{name}: {value}" for name, value in terms.items())])
+    display({"text/html": provenance_box(data, words), "text/plain": plain, PROVENANCE_MIME: data}, raw=True)
 
 
 def papermill_command(notebook: str, parameters: Mapping[str, Any]) -> str:

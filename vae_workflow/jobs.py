@@ -52,6 +52,7 @@ def main() -> int:
     job.add_argument("output", type=Path)
     job.add_argument("parameters", type=json.loads, help="a JSON object: those of each chapter")
     job.add_argument("chapters", type=Path, nargs="+")
+    job.add_argument("--no-solutions", dest="solutions", action="store_false", help="of the exercises")
     job = jobs.add_parser("claims", help="collect the claims, and see whether they hold")
     job.add_argument("output", type=Path)
     job.add_argument("failing", choices=["error", "shown"], help="what a claim is that does not hold")

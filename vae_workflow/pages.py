@@ -21,7 +21,13 @@ from .workplace import Workplace
 PDF = "book.pdf"
 UNFINISHED = ".unfinished"
 # Read by the extensions of the book, beside its own files.
-BEHIND_ALL_PAGES = ("pyproject.toml", "vae_workflow/__init__.py", f"{PACKAGE}/records.py")
+BEHIND_ALL_PAGES = (
+    "pyproject.toml",
+    "vae_workflow/__init__.py",
+    *(f"{PACKAGE}/{name}" for name in ("records.py", "wording.py", "words.toml")),
+)
+EXERCISES = "exercises.md"
+SOLUTION = re.compile(r"^:::\{dropdown\} .*?^:::\n", re.MULTILINE | re.DOTALL)  # all that is folded there
 
 
 def page_files(book: Path) -> Iterator[Path]:
@@ -33,12 +39,18 @@ def page_files(book: Path) -> Iterator[Path]:
 
 
 def build_book(
-    book: Path, staged: Path, output: Path, parameters: Mapping[str, Mapping[str, Any]], chapters: list[Path]
+    book: Path,
+    staged: Path,
+    output: Path,
+    parameters: Mapping[str, Mapping[str, Any]],
+    chapters: list[Path],
+    solutions: bool = True,
 ) -> int:
     """Builds the book from the folder `book` and the executed `chapters`; any warning is an error.
 
     So is a chapter that was not executed from the present sources and `parameters`. `staged` is a folder in
-    which both come together.
+    which both come together. Without `solutions` the exercises have none: not on their page, not in the
+    search, and not in the page's source.
     """
     try:
         stale = list(_stale(chapters, parameters))
@@ -53,13 +65,12 @@ def build_book(
         return 1
     built = output / "_build"
     clear_what_is_old(built, book)
-    contents = staged / "_toc.yml"
-    former = contents.read_text("utf-8") if contents.exists() else None
+    former = seen_everywhere(staged)
     shutil.rmtree(staged, ignore_errors=True)
     try:
         with unchanged(*page_files(book), *Path(PACKAGE).rglob("*.py")):
-            bring_together(book, chapters, staged)
-            if contents.read_text("utf-8") != former:  # pages that did not change show it, too
+            bring_together(book, chapters, staged, solutions)
+            if seen_everywhere(staged) != former:
                 shutil.rmtree(built / "html", ignore_errors=True)
                 shutil.rmtree(built / ".doctrees", ignore_errors=True)
             sphinx(staged, output)
@@ -91,10 +102,22 @@ def clear_what_is_old(built: Path, book: Path) -> None:
         shutil.rmtree(built / "html")
 
 
-def bring_together(book: Path, chapters: list[Path], staged: Path) -> None:
+def seen_everywhere(staged: Path) -> tuple[str, bool]:
+    """What has to be the same if pages of the last build are to be kept: the contents, which each page shows,
+    and whether exercises have solutions, which no file's time of change tells."""
+    contents, exercises = (
+        path.read_text("utf-8") if path.exists() else "" for path in (staged / "_toc.yml", staged / EXERCISES)
+    )
+    return contents, bool(SOLUTION.search(exercises))
+
+
+def bring_together(book: Path, chapters: list[Path], staged: Path, solutions: bool = True) -> None:
     """Puts the texts of `book` and the executed `chapters` into the folder `staged`."""
     for page in page_files(book):
         copy(page, staged / page.relative_to(book))
+    exercises = staged / EXERCISES
+    if not solutions and exercises.exists():
+        exercises.write_text(SOLUTION.sub("", exercises.read_text("utf-8")), "utf-8")
     for chapter in chapters:
         copy(chapter, staged / "chapters" / chapter.name)
         if "--" in chapter.stem:

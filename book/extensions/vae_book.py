@@ -38,11 +38,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from vae_words import words_of
 
-from vae_lab.records import CLAIM_MIME, CLASSES, INK, MIME, PAPER, PLAY_MIME
+from vae_lab.records import CLAIM_MIME, CLASSES, INK, MIME, PAPER, PLAY_MIME, PROVENANCE_MIME
+from vae_lab.wording import claim_box, provenance_box
 
 # The theme's colours in dark mode, of text and background.
 DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
+
+BOXES = {CLAIM_MIME: claim_box, PROVENANCE_MIME: provenance_box}
 
 DARK = {INK: DARK_INK, PAPER: DARK_PAPER}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
@@ -222,12 +226,13 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
     """Leave out of an executed notebook what is not for readers of the page.
 
     That is papermill's cell of changed parameters, since the provenance under the chapter lists them all,
-    and the machine-readable copies of claims and provenance, which myst_nb would warn about. The data of a
-    playable figure become a part of the page. Code that is folded away is behind one bar for each result.
+    and the machine-readable copies of claims and provenance, which myst_nb would warn about: the boxes are
+    made of them, in the words of the book. The data of a playable figure become a part of the page. Code that
+    is folded away is behind one bar for each result.
     """
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
-    notebook = json.loads(content[0])
+    notebook, words = json.loads(content[0]), words_of(app)
     cells, notebook["cells"] = fold(notebook["cells"]), []
     for cell in cells:
         if "injected-parameters" in cell["metadata"].get("tags", []):
@@ -242,6 +247,9 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
             notebook["cells"].append(raw | {"source": source})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
+            for mime, box in BOXES.items():
+                if mime in data:
+                    data["text/html"] = box(data[mime], words)
             for mime in [mime for mime in data if mime.startswith(MIME)]:
                 del data[mime]
     content[0] = json.dumps(notebook)
@@ -359,6 +367,7 @@ def add_players(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("vae_words")
     app.add_node(drawing, html=(visit_drawing, None))
     app.connect("config-inited", choose_mathjax)
     app.connect("config-inited", offer_repository)

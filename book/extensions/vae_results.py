@@ -1,22 +1,28 @@
 """What is made from the executed notebooks (all claims with verdicts, how long each page took), and from
 measurements on a device.
 
-`.. from-results:: WHAT` writes them. Each claim on a page is a target, so that the list can lead to it.
+`.. from-results:: WHAT` writes them. Each claim on a page is a target, so that the list can lead to it,
+and any text by the role `claim`.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import ReferenceRole, SphinxDirective
 from vae_reference import table
+from vae_words import words_of
 
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
 
@@ -37,6 +43,20 @@ def name_claims(app: Sphinx, doctree: nodes.document) -> None:
         domain.labels[name] = page, name, name
 
 
+def chapters(env: BuildEnvironment) -> list[Page]:
+    """The executed notebooks of the book, further pages last; the page that is read depends on them."""
+    found = Path(env.srcdir, "chapters").glob("*.ipynb")
+    paths = sorted(found, key=lambda path: ("--" in path.stem, path.stem))
+    for path in paths:
+        env.note_dependency(str(path))
+    return [_read(path, path.stat().st_mtime_ns) for path in paths]
+
+
+@cache
+def _read(path: Path, _time: int) -> Page:
+    return Page(path)
+
+
 def literal(text: str) -> str:
     """Text that reStructuredText shows as it stands."""
     return re.sub(r"([\\`*_|<>:])", r"\\\1", text)
@@ -54,30 +74,32 @@ class Page:
         self.link = f":doc:`/chapters/{self.name}`"
 
 
-def claims_table(name: str, rows: Iterable[tuple[Page, int]]) -> str:
+def claims_table(name: str, rows: Iterable[tuple[Page, int]], words: Mapping[str, str]) -> str:
     cells = []
     for page, number in rows:
         claim = page.claims[number]
-        verdict = ":holds:`Holds`" if claim["holds"] else ":fails:`Does not hold`"
+        verdict = f":holds:`{words['holds']}`" if claim["holds"] else f":fails:`{words['fails']}`"
         sentence = f":ref:`{literal(claim['sentence'])} <{label(page.name, number + 1)}>`"
         numbers = f"**{literal(claim['value'])}** · {literal(claim['evidence'])}"
         cells.append(([verdict], [sentence], [numbers]))
-    return table("", f"claims-{name}", ["Verdict", "Claim", "Numbers"], cells)
+    header = [words[column] for column in ("verdict", "claim", "numbers")]
+    return table("", f"claims-{name}", header, cells)
 
 
 def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
-def timings_table(pages: list[Page]) -> str:
+def timings_table(pages: list[Page], words: Mapping[str, str]) -> str:
     rows = []
     for page in pages:
         record = page.provenance
         versions = [f"{name} {record['versions'][name]}" for name in ("python", "torch")]
         rows.append(([page.link], [duration(record["seconds"])], [literal(record["machine"])], versions))
     total = duration(sum(page.provenance["seconds"] for page in pages))
-    rows.append((["all, one after the other"], [total], ["–"], ["–"]))
-    return table("How long each page took.", "timings", ["Page", "Time", "Machine", "Versions"], rows)
+    rows.append(([words["all"]], [total], ["–"], ["–"]))
+    header = [words[column] for column in ("page", "time", "machine", "versions")]
+    return table(words["caption"], "timings", header, rows)
 
 
 MEASURED = "measured/replicas-h200.csv"  # by benchmarks/replicas.py
@@ -104,21 +126,49 @@ def replicas_table(measured: list[dict[str, str]]) -> str:
     return table(caption, "replicas", header, by_size.values())
 
 
+class ClaimRole(ReferenceRole):
+    """`{claim}`its words`` or `{claim}`title <its words>``: a link to the one claim whose sentence has these
+    words, in a chapter. Without a title it shows the claim's verdict and its sentence."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        made = {
+            (page.name, number): claim
+            for page in chapters(self.env)
+            if "--" not in page.name
+            for number, claim in enumerate(page.claims, start=1)
+        }
+        found = [place for place, claim in made.items() if self.target in claim["sentence"]]
+        if len(found) != 1:
+            every = [claim["sentence"] for claim in made.values()]
+            near = difflib.get_close_matches(self.target, every, 1, 0) or ["none"]
+            problem = self.inliner.reporter.error(
+                f"expected one claim with the words “{self.target}”, found {len(found)}; nearest: {near[0]}",
+                line=self.lineno,
+            )
+            return [], [problem]
+        name = label(*found[0])
+        link = pending_xref(
+            "", refdomain="std", reftype="ref", reftarget=name, refexplicit=True, refwarn=True
+        )
+        claim = made[found[0]]
+        link += nodes.inline("", self.title if self.has_explicit_title else claim["sentence"])
+        if self.has_explicit_title:
+            return [link], []
+        kind = "holds" if claim["holds"] else "fails"
+        word = words_of(self.env.app)["claims"][kind]
+        return [nodes.inline("", word, classes=[f"vae-{kind}"]), nodes.Text(": "), link], []
+
+
 class FromResults(SphinxDirective):
     """`.. from-results:: WHAT`: `claims` or `timings` of this book's chapters, or `replicas` on a device."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        found = Path(self.env.srcdir, "chapters").glob("*.ipynb")
-        paths = sorted(found, key=lambda path: ("--" in path.stem, path.stem))  # further pages last
-        for path in paths:
-            self.env.note_dependency(str(path))
-        pages = [Page(path) for path in paths]
-        return getattr(self, self.arguments[0])(pages)
+        return getattr(self, self.arguments[0])(chapters(self.env))
 
     def timings(self, pages: list[Page]) -> list[nodes.Node]:
-        return self.parse_text_to_nodes(timings_table(pages))
+        return self.parse_text_to_nodes(timings_table(pages, words_of(self.env.app)["timings"]))
 
     def replicas(self, _pages: list[Page]) -> list[nodes.Node]:
         path = Path(self.env.srcdir, MEASURED)
@@ -130,19 +180,24 @@ class FromResults(SphinxDirective):
         found = [(page, number) for page in pages for number in range(len(page.claims))]
         failing = [(page, number) for page, number in found if not page.claims[number]["holds"]]
         roles = ".. role:: holds\n   :class: vae-holds\n\n.. role:: fails\n   :class: vae-fails\n\n"
-        held = f"{len(found) - len(failing)} of {len(found)} claims on {len(pages)} pages hold"
-        held += ". These do not:\n\n" + claims_table("failing", failing) if failing else "."
+        words = words_of(self.env.app)["claims"]
+        true = len(found) - len(failing)
+        held = words["summary"].format(true=true, all=len(found), pages=len(pages)) + "."
+        if failing:
+            held += f" {words['failing']}\n\n" + claims_table("failing", failing, words)
         shown = self.parse_text_to_nodes(roles + held)
         for page in pages:
             section = nodes.section(ids=[f"claims-of-{nodes.make_id(page.name)}"])
             section += nodes.title("", page.title)
             rows = [(page, number) for number in range(len(page.claims))]
-            section += self.parse_text_to_nodes(roles + claims_table(page.name, rows))
+            section += self.parse_text_to_nodes(roles + claims_table(page.name, rows, words))
             shown.append(section)
         return shown
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("vae_words")
     app.add_directive("from-results", FromResults)
+    app.add_role("claim", ClaimRole())
     app.connect("doctree-read", name_claims)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
