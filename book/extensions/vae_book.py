@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from vae_code import fold
 from vae_words import words_of
 
 from vae_lab.records import CLAIM_MIME, CLASSES, INK, MIME, PAPER, PLAY_MIME, PROVENANCE_MIME
@@ -73,8 +74,6 @@ FORMULA = r'(<span class="math [^>]*>[^<]*</span>)'
 LAUNCH = """\
 Or install nothing: the rocket at the top of a chapter opens it on Binder, where everything is there, or on
 Colab. There, run `%pip install "vae-lab[lab] @ git+{address}"` in a cell of its own first."""
-
-Cell = dict[str, Any]  # of a notebook, as JSON
 
 SWITCHED = {"only-light", "only-dark", "dark-light"}
 
@@ -233,7 +232,7 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
     if not app.env.doc2path(docname).endswith(".ipynb"):
         return
     notebook, words = json.loads(content[0]), words_of(app)
-    cells, notebook["cells"] = fold(notebook["cells"]), []
+    cells, notebook["cells"] = fold(notebook["cells"], words["code"]), []
     for cell in cells:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             continue
@@ -253,50 +252,6 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
             for mime in [mime for mime in data if mime.startswith(MIME)]:
                 del data[mime]
     content[0] = json.dumps(notebook)
-
-
-FOLDED = "hide-input"
-REMOVED = {"remove-cell", "remove-input"}
-
-
-def fold(cells: list[Cell]) -> list[Cell]:
-    """The cells, where folded code that shows nothing itself joins the folded code after it, and each bar
-    says what its code makes."""
-    kept: list[Cell] = []
-    waiting: list[Cell] = []  # folded, and without outputs
-    for cell in cells:
-        tags = set(cell["metadata"].get("tags", []))
-        if FOLDED not in tags:
-            if not tags & REMOVED:  # the reader would see this between the two
-                kept += waiting
-                waiting = []
-            kept.append(cell)
-        elif not cell["outputs"]:
-            waiting.append(cell)
-        else:
-            sources = ["".join(part["source"]) for part in [*waiting, cell]]
-            cell["source"] = "\n\n".join(sources)
-            kept.append(cell)
-            waiting = []
-    kept += waiting
-    for cell in kept:
-        if FOLDED in cell["metadata"].get("tags", []):
-            text = f"Show {made_by(cell)}"
-            look = cell["metadata"].setdefault("mystnb", {})
-            look |= {"code_prompt_show": text, "code_prompt_hide": text.replace("Show", "Hide", 1)}
-    return kept
-
-
-def made_by(cell: Cell) -> str:
-    """What folded code is for, in words."""
-    if "figure" in cell["metadata"].get("mystnb", {}):
-        return "the code of this figure"
-    kinds = [mime for output in cell["outputs"] for mime in output.get("data", {})]
-    if claims := kinds.count(CLAIM_MIME):
-        return "the code of this claim" if claims == 1 else "the code of these claims"
-    if kinds:
-        return "the code of this table"
-    return "the imports" if re.match(r"(import|from) ", "".join(cell["source"])) else "the code"
 
 
 def choose_mathjax(app: Sphinx, config: Config) -> None:

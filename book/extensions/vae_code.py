@@ -1,14 +1,17 @@
-"""Names of the package in the code of a page lead to their entries, and from there to their source.
+"""Code in pages: what is folded away, and what its names lead to.
 
-What a name means is read from the imports in the code of the same page. Only the first mention in each block
-is a link, so that the tab key does not stop at every other word.
+**Folded code** is behind one bar for each result.
+
+**Names** of the package lead to their entries, and from there to their source. What a name means is read from
+the imports in the code of the same page. Only the first mention in each block is a link, so that the tab key
+does not stop at every other word.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +20,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from vae_reference import address
 
+from vae_lab.records import CLAIM_MIME
 from vae_workflow.reading import Code
 
 BLOCK = re.compile(r'(<div class="highlight"><pre>)(.*?)(</pre>)', re.DOTALL)
@@ -76,6 +80,49 @@ def link_code(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     context["body"] = BLOCK.sub(
         lambda match: match[1] + link_names(match[2], imported, target) + match[3], context["body"]
     )
+
+
+Cell = dict[str, Any]  # of a notebook, as JSON
+FOLDED = "hide-input"
+REMOVED = {"remove-cell", "remove-input"}
+
+
+def fold(cells: list[Cell], words: Mapping[str, str]) -> list[Cell]:
+    """The cells, where folded code that shows nothing itself joins the folded code after it: one bar for each
+    result. The bar says what the code makes, in one of the `words`."""
+    kept: list[Cell] = []
+    waiting: list[Cell] = []  # folded, and without outputs
+    for cell in cells:
+        tags = set(cell["metadata"].get("tags", []))
+        if FOLDED in tags and not cell["outputs"]:
+            waiting.append(cell)
+            continue
+        if FOLDED in tags:
+            cell["source"] = "\n\n".join("".join(part["source"]) for part in [*waiting, cell])
+            waiting = []
+        elif not tags & REMOVED:  # the reader sees this, so the two cannot be one
+            kept += waiting
+            waiting = []
+        kept.append(cell)
+    kept += waiting
+    for cell in kept:
+        if FOLDED in cell["metadata"].get("tags", []):
+            prompt = words[made_by(cell)]
+            look = cell["metadata"].setdefault("mystnb", {})
+            look |= {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+    return kept
+
+
+def made_by(cell: Cell) -> str:
+    """What folded code is for: the name of a text of `words.toml`, in its section `code`."""
+    if "figure" in cell["metadata"].get("mystnb", {}):
+        return "figure"
+    kinds = [mime for output in cell["outputs"] for mime in output.get("data", {})]
+    if claims := kinds.count(CLAIM_MIME):
+        return "claim" if claims == 1 else "claims"
+    if kinds:
+        return "table"
+    return "imports" if re.match(r"(import|from) ", "".join(cell["source"])) else "other"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -26,8 +26,6 @@ def name_parts(app: Sphinx, config: Config) -> None:
     words = words_of(app)
     config.numfig_format = {kind: words["references"][kind] for kind in ("figure", "table", "section")}
     config.math_eqref_format = words["references"]["equation"]
-    config.nb_code_prompt_show = words["page"]["show_code"]
-    config.nb_code_prompt_hide = words["page"]["hide_code"]
     config.html_theme_options |= {
         "search_bar_text": words["page"]["search"],
         "extra_footer": words["page"]["footer"],
