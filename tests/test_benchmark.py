@@ -302,7 +302,7 @@ def test_the_table_of_a_page() -> None:
     frame = benchmark(torch.cos, NORMAL, ["pathwise", "frozen_epsilon"], replicates=1000)
     page = table(frame).to_html()
     assert "italic" in page and "italic" not in table(frame[frame["unbiased"]]).to_html()
-    for text in ("pathwise", "frozen_epsilon", "bias / s.e.", f"{frame['exact'][0]:.4f}"):
+    for text in ("pathwise", "frozen ε", ">μ<", ">σ<", "bias / s.e.", f"{frame['exact'][0]:.4f}"):
         assert text in page
     assert "coordinate" not in page, "only where there is more than one"
     assert "nan" not in page.lower()

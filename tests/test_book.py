@@ -313,12 +313,13 @@ def test_code_is_never_cut_and_behind_one_bar_for_each_result(
     before = page.viewport_size
     page.set_viewport_size({"width": 1400, "height": 800})
     cut = page.locator(".cell_input pre:visible").evaluate_all(
-        "blocks => blocks.filter(block => block.scrollWidth > block.clientWidth).map(block => block.textContent)"
+        "blocks => blocks.filter(block => block.scrollWidth > block.clientWidth)"
+        ".map(block => block.textContent)"
     )
     page.set_viewport_size(before or {"width": 1280, "height": 720})
     assert cut == []
     bars = page.locator("details.hide").evaluate_all(
-        "bars => bars.map(bar => [bar.innerText.trim(), !!bar.closest('.cell').querySelector('.cell_output')])"
+        "bars => bars.map(bar => [bar.innerText, !!bar.closest('.cell').querySelector('.cell_output')])"
     )
     assert bars[0][0] == "Imports", "the first screen is for the question"
     assert [text for text, shows in bars[1:] if not shows] == []

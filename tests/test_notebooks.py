@@ -211,7 +211,7 @@ def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> 
     cost, outside, random = code(FORKS["A cost"])
     (estimator,) = code(FORKS["An estimator"])
     out = fork("04_estimators", tmp_path, cost, estimator, cost="logistic", k=2.0)
-    assert sum("pathwise_twice" in table for table in tables(out)) >= 3, "normal, gamma, and the price list"
+    assert sum("pathwise twice" in table for table in tables(out)) >= 3, "normal, gamma, and the price list"
     assert any("pathwise twice" in figure for figure in figures(out))
     (record,) = outputs(out, PROVENANCE_MIME)
     assert record["parameters"]["cost"] == "logistic"

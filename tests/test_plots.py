@@ -13,7 +13,9 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from torch.distributions import Normal
 
-from vae_lab import benchmark, plots
+from vae_lab import benchmark, exact_gradient, plots
+from vae_lab.estimators import plain_name
+from vae_lab.estimators.costs import COSTS
 from vae_lab.measure.statistics import mean_interval
 from vae_lab.records import CLASSES
 
@@ -157,8 +159,47 @@ def test_figures_use_only_the_two_inks_that_the_book_swaps_for_dark_mode() -> No
 
 def test_diagram_shows_the_parts_and_the_derivatives() -> None:
     shown = texts(plots.vae_diagram())
-    for part in ("encoder", "reparameterization", "decoder", "μ", "σ", "ε", "z", "∂z/∂μ = 1", "∂z/∂σ = ε"):
+    parts = ("encoder", "reparameterization", "decoder", "loss", "μ", "σ", "ε", "z", "∂z/∂μ = 1", "∂z/∂σ = ε")
+    for part in parts:
         assert shown.count(part) == 1, part
+
+
+@pytest.mark.parametrize(("name", "k"), [("cosine", 1.3), ("quadratic", -1.0), ("bump", 0.4)])
+def test_the_three_ideas_are_estimates_of_the_gradient(name: str, k: float) -> None:
+    """With many evenly spread draws, each mean is the integral that the idea stands for."""
+    q, cost = Normal(torch.tensor(0.5), torch.tensor(1.2)), COSTS[name](k)
+    exact = exact_gradient(cost, q)["loc"].item()
+    axes = plt.subplots(3, 1)[1]
+    found = plots.three_ideas(cost, q, axes, draws=2_000)
+    assert list(found) == ["move the sample", "weigh the sample", "difference of two"]
+    for numbers in found.values():
+        assert numbers.mean().item() == pytest.approx(exact, abs=0.02)
+    for ax, (idea, numbers) in zip(axes, found.items(), strict=True):
+        assert ax.get_title(loc="left").lower().startswith(idea)
+        written = [float(text.replace("−", "-")) for text in texts(ax) if text[0] in "+−"]
+        np.testing.assert_allclose(written, numbers, atol=0.0051)
+
+
+def test_a_map_of_winners_names_whom_it_shows() -> None:
+    x, y = np.logspace(0, 1, 8), np.logspace(0, 1, 6)
+    best = np.where(np.arange(8) < 5, "a_b", "c") * np.ones((6, 1), dtype=object)
+    best[0, 7] = "d"
+    decided = np.broadcast_to(np.arange(8) != 4, best.shape)
+    ax = plots.winner_map(
+        x, y, best, decided, {"a_b": "first", "c": "third", "d": "few", "e": "none"}, plt.gca()
+    )
+    handles, labels = ax.get_legend_handles_labels()
+    assert labels == ["first", "third", "few"], "only winners"
+    assert texts(ax) == ["first", "third"], "where there is room"
+    solid, pale = ax.collections
+    assert (solid.get_array().mask != pale.get_array().mask).all()
+    assert (solid.get_array().mask == ~decided).all()
+    for text, handle, label in zip(ax.texts, handles, labels, strict=False):
+        column, row = (
+            np.abs(np.log(g / v)).argmin() for g, v in zip((x, y), text.get_position(), strict=True)
+        )
+        color = solid.cmap(solid.norm(solid.get_array().data[row, column]))
+        assert text.get_text() == label and to_hex(color) == to_hex(handle.get_color())
 
 
 def test_the_same_figure_has_the_same_bytes() -> None:
@@ -181,24 +222,23 @@ def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> N
     frame = benchmark(torch.cos, q, ["pathwise", "score_function", "frozen_epsilon"], replicates=2_000)
     ax = plots.plot_benchmark(frame, quantity)
     names = [label.get_text() for label in ax.get_yticklabels()]
-    known = {"pathwise", "score function", "frozen epsilon"}
-    assert set(names) == (known - {"frozen epsilon"} if quantity == "variance" else known)
+    known = {"pathwise", "score function", "frozen ε"}
+    assert set(names) == (known - {"frozen ε"} if quantity == "variance" else known)
     means = frame.groupby(["estimator", "parameter"])[quantity].mean()
-    drawn = {}
+    code, drawn = {plain_name(name): name for name in frame["estimator"]}, {}
     for line in ax.lines:
         for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True):
             if line.get_linestyle() == "None" and line.get_marker() in "os":
                 parameter = {"o": "loc", "s": "scale"}[line.get_marker()]
-                drawn[names[round(y)].replace(" ", "_"), parameter] = x
+                drawn[code[names[round(y)]], parameter] = x
                 hollow = to_hex(line.get_markerfacecolor()) == plots.PAPER
-                assert hollow == (names[round(y)] == "frozen epsilon"), "hollow: not declared unbiased"
+                assert hollow == (names[round(y)] == "frozen ε"), "hollow: not declared unbiased"
     for key, value in drawn.items():
         np.testing.assert_allclose(value, means[key])
     assert len(drawn) == 2 * len(names)
     best = means.groupby("estimator").mean().abs()
-    assert names[0].replace("_", " ") == (
-        best.idxmax() if quantity == "efficiency" else best[best > 0].idxmin()
-    ).replace("_", " ")
+    assert code[names[0]] == (best.idxmax() if quantity == "efficiency" else best[best > 0].idxmin())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["μ", "σ"]
     if quantity == "variance":
         pathwise = frame[(frame["estimator"] == "pathwise") & (frame["parameter"] == "loc")]
         half = 1.96 * (pathwise["variance_se"] ** 2).sum() ** 0.5 / 2

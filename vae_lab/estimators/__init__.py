@@ -6,7 +6,7 @@ and `requirements` says what an estimator needs. Importing the folder registers 
 """
 
 from . import path, score, coupled, discrete  # isort: skip (the order of tables)
-from .contract import ESTIMATORS, Estimator, estimator
+from .contract import ESTIMATORS, Estimator, estimator, plain_name
 from .requirements import reparameterizable
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "discrete",
     "estimator",
     "path",
+    "plain_name",
     "reparameterizable",
     "score",
 ]

@@ -49,7 +49,8 @@ class Estimator:
     """A registered estimator. Call it as `(q, cost, n=1, **options)`; it checks what it requires first.
 
     `unbiased` is the claim that the contract tests hold it to; `evaluations(n, q)` counts the evaluations of
-    the cost for one estimate from n samples; `reference` is a key of the bibliography, if there is one.
+    the cost for one estimate from n samples; `reference` is a key of the bibliography, if there is one;
+    `title` is what texts call it, where that is not its name with spaces.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Estimator:
     evaluations: Callable[[int, Distribution], int]
     reference: str
     summary: str
+    title: str = ""
 
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() describes the function
@@ -107,15 +109,28 @@ def estimator(
     reference: str,
     requires: tuple[Requirement, ...] = (),
     evaluations: Callable[[int, Distribution], int] = lambda n, q: n,
+    title: str = "",
 ) -> Callable[[Surrogate], Estimator]:
     """Register the decorated `(q, cost, n, **options) -> surrogate` in `ESTIMATORS` under its own name."""
 
     def register(function: Surrogate) -> Estimator:
         name, summary = function.__name__, (function.__doc__ or "").partition("\n")[0]
-        ESTIMATORS[name] = Estimator(name, function, unbiased, requires, evaluations, reference, summary)
+        ESTIMATORS[name] = Estimator(
+            name, function, unbiased, requires, evaluations, reference, summary, title
+        )
         return ESTIMATORS[name]
 
     return register
+
+
+def plain_name(label: str) -> str:
+    """What texts call the estimator of this name, or of this label in a benchmark.
+
+    >>> plain_name("quasi_monte_carlo"), plain_name("my_own")
+    ('quasi-Monte Carlo', 'my own')
+    """
+    registered = ESTIMATORS.get(label)
+    return (registered.title if registered else "") or label.replace("_", " ")
 
 
 # Tools for surrogates

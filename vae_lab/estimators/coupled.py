@@ -135,6 +135,7 @@ def _measure_valued_evaluations(n: int, q: Distribution) -> int:
     requires=(weakly_differentiable,),
     reference="mohamed2020monte",
     evaluations=_measure_valued_evaluations,
+    title="measure-valued",
 )
 def measure_valued(q: Distribution, cost: Cost, n: int) -> Tensor:
     """c (f(z₊) − f(z₋)), one coordinate at a time: the derivative of q is a difference of two densities.
@@ -155,14 +156,24 @@ def measure_valued(q: Distribution, cost: Cost, n: int) -> Tensor:
     return f
 
 
-@estimator(unbiased=True, requires=(reparameterizable, symmetric, pairs), reference="glasserman2003monte")
+@estimator(
+    unbiased=True,
+    requires=(reparameterizable, symmetric, pairs),
+    reference="glasserman2003monte",
+    title="antithetic pairs",
+)
 def antithetic(q: Distribution, cost: Cost, n: int) -> Tensor:
     """Pathwise with pairs ε and −ε: what is odd in ε cancels."""
     z = q.rsample(torch.Size((n // 2,)))
     return cost(torch.cat([z, 2 * unwrap(q).loc - z]))
 
 
-@estimator(unbiased=True, requires=(reparameterizable, invertible_cdf), reference="buchholz2018quasi")
+@estimator(
+    unbiased=True,
+    requires=(reparameterizable, invertible_cdf),
+    reference="buchholz2018quasi",
+    title="quasi-Monte Carlo",
+)
 def quasi_monte_carlo(q: Distribution, cost: Cost, n: int) -> Tensor:
     """Pathwise at n evenly spread points: a Sobol sequence, shifted at random once for each estimate."""
     base, size = unwrap(q), q.event_shape.numel()
@@ -219,6 +230,7 @@ def delta_control_variate(q: Distribution, cost: Cost, n: int) -> Tensor:
     requires=(invertible_cdf, taken_apart),
     reference="glasserman2003monte",
     evaluations=lambda n, q: n * (1 + 2 * len(parameters(unwrap(q))) * q.event_shape.numel()),
+    title="finite differences",
 )
 def finite_difference(q: Distribution, cost: Cost, n: int, *, step: float | None = None) -> Tensor:
     """(f(z(θ + h)) − f(z(θ − h))) / 2h with common random numbers: biased by a multiple of h².

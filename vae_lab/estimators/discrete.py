@@ -41,7 +41,7 @@ def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     return f"it needs a Bernoulli or a OneHotCategorical, got {named(q, Bernoulli, OneHotCategorical)}"
 
 
-@estimator(unbiased=False, requires=(relaxable,), reference="jang2017categorical")
+@estimator(unbiased=False, requires=(relaxable,), reference="jang2017categorical", title="Gumbel-softmax")
 def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> Tensor:
     """Pathwise on a relaxed sample (the concrete distribution): the cost sees values between 0 and 1.
 
@@ -54,7 +54,7 @@ def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 
     return cost(relaxed(heat, logits=base.logits, validate_args=False).rsample(torch.Size((n,))))
 
 
-@estimator(unbiased=False, requires=(relaxable,), reference="bengio2013estimating")
+@estimator(unbiased=False, requires=(relaxable,), reference="bengio2013estimating", title="straight-through")
 def straight_through(q: Distribution, cost: Cost, n: int) -> Tensor:
     """The cost sees the hard sample; backwards, the sample counts as its probability.
 
@@ -78,7 +78,13 @@ def _wide(f: Tensor, q: Distribution) -> Tensor:
     return f.detach()[(..., *[None] * len(q.event_shape))]
 
 
-@estimator(unbiased=True, requires=(bernoulli,), reference="yin2019arm", evaluations=lambda n, q: 2 * n)
+@estimator(
+    unbiased=True,
+    requires=(bernoulli,),
+    reference="yin2019arm",
+    evaluations=lambda n, q: 2 * n,
+    title="ARM",
+)
 def arm(q: Distribution, cost: Cost, n: int) -> Tensor:
     """(f(1[u > 1 − p]) − f(1[u < p])) (u − ½): two mirrored draws from one uniform u."""
     u, _, _, f, mirrored = _antithetic_pair(q, cost, n)
@@ -86,7 +92,13 @@ def arm(q: Distribution, cost: Cost, n: int) -> Tensor:
     return (f + mirrored) / 2 + inject(gradient, unwrap(q).logits, q)
 
 
-@estimator(unbiased=True, requires=(bernoulli,), reference="dong2020disarm", evaluations=lambda n, q: 2 * n)
+@estimator(
+    unbiased=True,
+    requires=(bernoulli,),
+    reference="dong2020disarm",
+    evaluations=lambda n, q: 2 * n,
+    title="DisARM",
+)
 def disarm(q: Distribution, cost: Cost, n: int) -> Tensor:
     """½ (f(b) − f(b')) (b − b') max(p, 1 − p): ARM with u integrated out, given its mirrored draws b, b'."""
     _, b, other, f, mirrored = _antithetic_pair(q, cost, n)
@@ -117,7 +129,13 @@ def _with_controls(
     return f, _wide(f, q) * score, _wide(c_conditional, q) * score - by_z + by_conditional, score
 
 
-@estimator(unbiased=True, requires=(bernoulli,), reference="tucker2017rebar", evaluations=lambda n, q: 3 * n)
+@estimator(
+    unbiased=True,
+    requires=(bernoulli,),
+    reference="tucker2017rebar",
+    evaluations=lambda n, q: 3 * n,
+    title="REBAR",
+)
 def rebar(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5, scale: float = 1.0) -> Tensor:
     """Score function with the relaxed cost as control variate, c(z) = scale · f(sigmoid(z / temperature)).
 
@@ -132,6 +150,7 @@ def rebar(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5, scal
     requires=(bernoulli, several),
     reference="grathwohl2018backpropagation",
     evaluations=lambda n, q: 3 * n,
+    title="RELAX",
 )
 def relax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> Tensor:
     """As REBAR, with a learned control variate c(z) = w₁ f(sigmoid(z / temperature)) + w₂.

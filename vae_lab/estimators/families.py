@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.utils import logits_to_probs, probs_to_logits
 
 from .family import Copies, Family
@@ -35,6 +35,13 @@ def unwrap(q: Distribution) -> Any:
 def kind(q: Distribution) -> str:
     """The name of the distribution of one coordinate."""
     return type(unwrap(q)).__name__
+
+
+def symbols(q: Distribution) -> dict[str, str]:
+    """What texts call parameters of `q` by: name -> letter. A normal's `loc` and `scale` are μ and σ; another
+    distribution's are not, since its scale is no standard deviation."""
+    letters = {"mu": "μ", "sigma": "σ", "log_sigma": "log σ"}
+    return letters | ({"loc": "μ", "scale": "σ"} if is_law(unwrap(q), Normal) else {})
 
 
 def foreign(q: Distribution, *methods: str) -> list[str]:

@@ -41,7 +41,7 @@ def pathwise(q: Distribution, cost: Cost, n: int) -> Tensor:
     return cost(q.rsample(torch.Size((n,))))
 
 
-@estimator(unbiased=False, requires=(normal,), reference="")
+@estimator(unbiased=False, requires=(normal,), reference="", title="frozen ε")
 def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
     """∇f(μ + σ): ε = 1 for ever. No variance, and the gradient of another function than E[f]."""
     base = unwrap(q)

@@ -22,7 +22,10 @@ def score_function(q: Distribution, cost: Cost, n: int) -> Tensor:
 
 
 @estimator(
-    unbiased=True, requires=(differentiable_density, several, aligned), reference="greensmith2004variance"
+    unbiased=True,
+    requires=(differentiable_density, several, aligned),
+    reference="greensmith2004variance",
+    title="optimal baseline",
 )
 def score_function_baseline(q: Distribution, cost: Cost, n: int) -> Tensor:
     """(f(z) − b) ∇log q(z), b the optimal constant E[f s²] / E[s²] of each parameter (s the score).
@@ -44,7 +47,12 @@ def score_function_baseline(q: Distribution, cost: Cost, n: int) -> Tensor:
     return surrogate
 
 
-@estimator(unbiased=True, requires=(differentiable_density, several), reference="kool2019buy")
+@estimator(
+    unbiased=True,
+    requires=(differentiable_density, several),
+    reference="kool2019buy",
+    title="leave-one-out baseline",
+)
 def rloo(q: Distribution, cost: Cost, n: int) -> Tensor:
     """(f(z) − mean of the other f) ∇log q(z): the score function with a leave-one-out baseline."""
     z = q.sample(torch.Size((n,)))

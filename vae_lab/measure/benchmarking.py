@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..estimators import ESTIMATORS, Estimator
+from ..estimators import ESTIMATORS, Estimator, plain_name
 from ..estimators.copies import replicas, slopes, stacks, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, counted
-from ..estimators.families import empty, kind, parameters, rebuild
+from ..estimators.families import empty, kind, parameters, rebuild, symbols
 from ..estimators.requirements import differentiable_density
 from ..exact.oracle import exact_gradient
 from ..exact.quadrature import EVALUATIONS
@@ -70,7 +70,7 @@ def benchmark(
     1 / (evaluations · mean squared error), `unbiased`, what the estimator claims and the checks of `audit` do
     not refute, and `note`, why not, and why there is no exact value. The mean squared error is the variance,
     plus the squared bias of what is not unbiased. `frame.attrs["spent"]` counts evaluations of the cost by
-    the oracle, the audit and the estimators.
+    the oracle, the audit and the estimators, and `frame.attrs["symbols"]` has the letters of q's parameters.
 
     Memory is bounded whatever `replicates`. Raises `NotApplicable` for a named estimator that does not apply,
     or where none does, and `CostError`, also for a named estimator whose estimates are NaN or infinite.
@@ -104,7 +104,7 @@ def benchmark(
         raise NotApplicable("no registered estimator applies:\n" + "\n".join(f"  {r}" for r in reasons))
     weighs = {label: _weighs_score(estimator) for label, estimator in chosen.items()}
     frame = _with_efficiency(judge(pd.concat(frames, ignore_index=True), sampler, weighs, missing))
-    frame.attrs["spent"] = spent | {"estimators": counter.take()}
+    frame.attrs |= {"spent": spent | {"estimators": counter.take()}, "symbols": symbols(q)}
     return frame
 
 
@@ -276,14 +276,17 @@ def _with_efficiency(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame) -> Styler:
-    """The frame of `benchmark` for a page: estimators by parameter, biases in standard errors.
+    """The frame of `benchmark` for a page, with the names of texts: biases are in standard errors.
 
     In italics: what does not claim to be unbiased, or fails a check; the column `note`, where there is one,
     says which. The caption says why there is no exact value.
     """
     shown = frame.assign(
         error=frame["bias"] / frame["bias_se"].where(frame["bias_se"] > 0),
-        estimator=frame["estimator"].where(frame["estimator"] != frame["estimator"].shift(), ""),
+        estimator=frame["estimator"]
+        .map(plain_name)
+        .where(frame["estimator"] != frame["estimator"].shift(), ""),
+        parameter=frame["parameter"].replace(frame.attrs.get("symbols", {})),
     )
     several = frame["coordinate"].nunique() > 1
     columns = ["estimator", "parameter", *(["coordinate"] if several else []), "exact", "mean", "error"]

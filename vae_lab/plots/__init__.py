@@ -6,8 +6,8 @@ of Okabe and Ito, safe for colour-blind readers, and differ in style too.
 """
 
 from ..records import FAINT, INK, PALETTE, PAPER
-from .curves import learning_curves, name_line, plot_benchmark
-from .diagrams import autograd_graph, vae_diagram
+from .curves import learning_curves, name_line, plot_benchmark, winner_map
+from .diagrams import autograd_graph, three_ideas, vae_diagram
 from .pictures import image_rows, latent_map
 from .style import LINES, use_style
 
@@ -23,6 +23,8 @@ __all__ = [
     "learning_curves",
     "name_line",
     "plot_benchmark",
+    "three_ideas",
     "use_style",
     "vae_diagram",
+    "winner_map",
 ]

@@ -10,7 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
+from ..estimators import plain_name
 from ..measure.statistics import mean_interval
 from ..records import FAINT, PALETTE, PAPER
 from .style import LINES
@@ -57,6 +61,7 @@ def plot_benchmark(frame: pd.DataFrame, quantity: str = "variance", ax: Axes | N
     order = means.groupby("estimator")[quantity].mean().abs()
     names = list(order.sort_values(ascending=quantity != "efficiency").index)
     parameters = list(dict.fromkeys(means["parameter"]))
+    letters = frame.attrs.get("symbols", {})
     looks = zip(parameters, cycle(PALETTE), cycle("osD^v"), strict=False)
     for i, (parameter, color, marker) in enumerate(looks):
         rows = means[means["parameter"] == parameter]
@@ -65,18 +70,50 @@ def plot_benchmark(frame: pd.DataFrame, quantity: str = "variance", ax: Axes | N
         ax.errorbar(rows[quantity], places, xerr=rows["half"], fmt="none", color=color, capsize=2)
         for unbiased, face in ((True, color), (False, PAPER)):
             chosen = (rows["unbiased"] > 0.5) == unbiased
-            label = parameter if unbiased or not (rows["unbiased"] > 0.5).any() else None
+            label = (
+                letters.get(parameter, parameter) if unbiased or not (rows["unbiased"] > 0.5).any() else None
+            )
             look: dict[str, Any] = {"color": color, "marker": marker, "markerfacecolor": face}
             ax.plot(
                 rows.loc[chosen, quantity], places[chosen.to_numpy()], linestyle="none", label=label, **look
             )
-    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set_yticks(range(len(names)), [plain_name(name) for name in names])
     ax.set(
         xlabel=f"{quantity} of one estimate" if quantity == "variance" else quantity,
         ylim=(len(names) - 0.5, -0.5),
     )
     if len(parameters) > 1:
         ax.legend()
+    return ax
+
+
+def winner_map(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    best: NDArray[Any],
+    decided: NDArray[Any],
+    names: Mapping[str, str],
+    ax: Axes,
+) -> Axes:
+    """Who wins where, on logarithmic axes: `best` (len(y), len(x)) holds keys of `names`, key -> name shown.
+
+    Each winner has a colour and a handle for a legend, and its name is written into its region where that is
+    wide. Where a win is not `decided`, of the same shape, the colour is pale.
+    """
+    codes = np.searchsorted(sorted(names), best)
+    colors = dict(zip(names, cycle([*PALETTE, FAINT]), strict=False))
+    look: dict[str, Any] = {"cmap": ListedColormap([colors[name] for name in sorted(names)])}
+    look |= {"vmin": -0.5, "vmax": len(names) - 0.5, "shading": "nearest", "linewidth": 0}
+    for certain, alpha in ((True, 0.85), (False, 0.4)):
+        ax.pcolormesh(x, y, np.ma.masked_array(codes, decided != certain), alpha=alpha, **look)
+    ax.set(xscale="log", yscale="log")
+    ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+    for name in np.unique(best):
+        depth = distance_transform_edt(np.pad(best == name, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        ax.plot([], [], "s", color=colors[name], markersize=9, label=names[name])
+        if depth.max() > 1.5:  # cells
+            ax.text(x[column], y[row], names[name], ha="center", va="center", size="small", bbox=ground)
     return ax
 
 
