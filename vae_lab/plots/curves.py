@@ -113,7 +113,15 @@ def winner_map(
         row, column = np.unravel_index(depth.argmax(), depth.shape)
         ax.plot([], [], "s", color=colors[name], markersize=9, label=names[name])
         if depth.max() > 1.5:  # cells
-            ax.text(x[column], y[row], names[name], ha="center", va="center", size="small", bbox=ground)
+            ax.text(
+                float(x[column]),
+                float(y[row]),
+                names[name],
+                ha="center",
+                va="center",
+                size="small",
+                bbox=ground,
+            )
     return ax
 
 

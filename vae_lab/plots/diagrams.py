@@ -202,7 +202,12 @@ def _stage(ax: Axes, cost: Callable[[Tensor], Tensor], q: Normal, shade: bool) -
         for color, where in ((_GAIN, after >= before), (_LOSS, after < before)):
             ax.fill_between(grid, before, after, where=where.tolist(), color=color, **look)
     ax.set(xlim=(float(grid[0]), float(grid[-1])), ylim=(floor, high + 0.55 * (high - low)), yticks=[])
-    at = {"xycoords": ax.get_yaxis_transform(), "va": "center", "ha": "right", "size": "small"}
+    at: dict[str, Any] = {
+        "xycoords": ax.get_yaxis_transform(),
+        "va": "center",
+        "ha": "right",
+        "size": "small",
+    }
     heights = {
         "estimate": high + 0.25 * (high - low),
         "cost": float(values[0]),
