@@ -17,6 +17,7 @@ from pages import BOOK, code, sections
 from reader import Visit
 
 from vae_lab.records import parsed
+from vae_workflow.pages import apart
 
 EXERCISES = sections("exercises", level=3)
 
@@ -252,6 +253,19 @@ def test_solutions_are_closed_and_have_names_of_their_own(visit: Callable[[str],
     solutions.first.locator("summary").focus()
     solutions.first.locator("summary").press("Enter")
     assert solutions.locator("pre").first.is_visible()
+
+
+def test_a_page_on_other_data_has_labels_of_its_own() -> None:
+    """Of figures, equations and tables; those of other pages stay."""
+    text = "# One\n\n$$\nx\n$$ (eq-x)\n\n```{table} T.\n:name: table-x\n```\n"
+    text += "{eq}`eq-x` {numref}`table-x` {eq}`eq-y`"
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1")]
+    cells[1].metadata["mystnb"] = {"figure": {"name": "fig-x"}}
+    other = nbformat.reads(apart(nbformat.writes(nbformat.v4.new_notebook(cells=cells)), "b"), as_version=4)
+    assert other.cells[0].source == (
+        text.replace("# One", "# One: b").replace("eq-x", "eq-x-b").replace("table-x", "table-x-b")
+    )
+    assert other.cells[1].metadata.mystnb.figure.name == "fig-x-b"
 
 
 def test_the_newest_change_is_this_version(root: Path) -> None:
