@@ -24,7 +24,7 @@ from torch.distributions import (
 from torch.nn.functional import softplus
 
 from .contract import estimator, inject, leave_one_out, sum_event
-from .costs import CheckedCost, Cost
+from .costs import CheckedCost, Cost, CostError, NotApplicable
 from .families import certain, is_law, unwrap
 from .requirements import named, several
 
@@ -41,6 +41,20 @@ def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     return f"it needs a Bernoulli or a OneHotCategorical, got {named(q, Bernoulli, OneHotCategorical)}"
 
 
+def _relaxed(cost: Cost, z: Tensor) -> Tensor:
+    """The cost of values between those of q. Raises `NotApplicable` where it refuses them."""
+    try:
+        return cost(z)
+    except (CostError, NotApplicable):
+        raise
+    except ValueError as error:  # as of a density that checks its argument
+        said = str(error).partition("\n")[0]
+        raise NotApplicable(
+            "the cost refuses values between those of q, which a relaxation needs (distributions take them "
+            f"with validate_args=False): {said}"
+        ) from error
+
+
 @estimator(unbiased=False, requires=(relaxable,), reference="jang2017categorical", title="Gumbel-softmax")
 def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> Tensor:
     """Pathwise on a relaxed sample (the concrete distribution): the cost sees values between 0 and 1.
@@ -51,7 +65,7 @@ def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 
     base = unwrap(q)
     heat = torch.as_tensor(temperature, dtype=base.logits.dtype, device=base.logits.device)
     relaxed = RelaxedBernoulli if isinstance(base, Bernoulli) else RelaxedOneHotCategorical
-    return cost(relaxed(heat, logits=base.logits, validate_args=False).rsample(torch.Size((n,))))
+    return _relaxed(cost, relaxed(heat, logits=base.logits, validate_args=False).rsample(torch.Size((n,))))
 
 
 @estimator(unbiased=False, requires=(relaxable,), reference="bengio2013estimating", title="straight-through")
@@ -61,7 +75,8 @@ def straight_through(q: Distribution, cost: Cost, n: int) -> Tensor:
     Exact where the cost is linear in each coordinate with the others given.
     """
     base = unwrap(q)
-    return cost(q.sample(torch.Size((n,))) + base.probs - base.probs.detach())
+    # The difference first: it is exactly 0, so that the cost sees exact values of q.
+    return cost(q.sample(torch.Size((n,))) + (base.probs - base.probs.detach()))
 
 
 def _antithetic_pair(q: Distribution, cost: Cost, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -122,7 +137,7 @@ def _with_controls(
         b = (z > 0).to(logits.dtype).detach()
         # z given b, as a function of the logits and an independent v: its gradient counts, too.
         conditional = torch.where(b > 0, softplus(v + softplus(logits)), -softplus(v + softplus(-logits)))
-        c, c_conditional = (cost((x / temperature).sigmoid()) for x in (z, conditional))
+        c, c_conditional = (_relaxed(cost, (x / temperature).sigmoid()) for x in (z, conditional))
         (by_z,) = torch.autograd.grad(c.sum(), logits)
         (by_conditional,) = torch.autograd.grad(c_conditional.sum(), logits)
     f, score = cost(b), b - logits.detach().sigmoid()
