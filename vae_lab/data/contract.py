@@ -159,7 +159,9 @@ def _images(name: str, value: Any, shape: Sequence[int], binarize: Binarize | No
     if not fits or 0 in array.shape:
         raise _wrong(name, "images", expected, array)
     with np.errstate(over="ignore"):
-        x = torch.as_tensor(array.reshape(len(array), -1).astype(np.float32, copy=False))
+        flat = np.ascontiguousarray(array.reshape(len(array), -1), np.float32)
+    # torch takes no array backwards, and warns of one that cannot be written to, such as a file's.
+    x = torch.as_tensor(flat if flat.flags.writeable else flat.copy())
     _check_values(name, "images", x, binarize)
     _check_shape(name, shape, x.shape[1])
     return x
