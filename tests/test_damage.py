@@ -25,7 +25,12 @@ def with_output(output: object) -> str:
     return around({"cell_type": "code", "source": "", "outputs": [output]})
 
 
+def shown(kind: str, record: object) -> dict[str, object]:
+    return {"output_type": "display_data", "data": {f"application/vnd.vae-lab.{kind}+json": record}}
+
+
 HALF_A_CLAIM = {"application/vnd.vae-lab.claim+json": {"sentence": "Half"}}
+CLAIM = {"sentence": "Small.", "value": "1", "holds": True, "evidence": ""}
 DAMAGED = {
     "empty": "",
     "cut": '{"cells": [{"cell_type": "code"',
@@ -37,6 +42,10 @@ DAMAGED = {
     "cell": around("code"),
     "outputs": with_output(1),
     "claim": with_output({"output_type": "display_data", "data": HALF_A_CLAIM}),
+    "verdict": with_output(shown("claim", CLAIM | {"holds": "yes"})),
+    "value": with_output(shown("claim", CLAIM | {"value": [1]})),
+    "seconds": with_output(shown("provenance", {"seconds": "long"})),
+    "machine": with_output(shown("provenance", {"machine": {}})),
     "number": with_output({"output_type": "display_data", "data": {}, "metadata": {"scrapbook": {}}}),
 }
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
 
-from pydantic import TypeAdapter, ValidationError, with_config
+from pydantic import StrictBool, StrictFloat, StrictStr, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, glued, recorded
@@ -22,15 +22,19 @@ class Damaged(ValueError):
 
 @with_config(extra="allow")
 class Claim(TypedDict):
-    sentence: str
-    value: Any
-    holds: bool
+    sentence: StrictStr
+    value: StrictStr | StrictFloat | StrictBool | None
+    holds: StrictBool
+    evidence: StrictStr
 
 
 @with_config(extra="allow")
 class Origin(TypedDict):
     parameters: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, Any]]
+    commit: NotRequired[StrictStr | None]
+    machine: NotRequired[StrictStr | None]
+    seconds: NotRequired[StrictFloat | None]
 
 
 @with_config(extra="allow")
