@@ -52,7 +52,7 @@ test: $(READY) # in processes with one thread each (see tests/conftest.py); a fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
-	INPUTS=$(INPUTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_fuzz.py
+	INPUTS=$(INPUTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_fuzz_*.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -24,7 +24,10 @@ LONG = [
     "workflow",
     "reliability",
     "damage",
-    "fuzz",
+    "fuzz_commands",
+    "fuzz_estimators",
+    "fuzz_models",
+    "fuzz_files",
     "notebooks",
     "book",
     "cluster",
@@ -33,6 +36,7 @@ LONG = [
     "data",
     "diversity",
     "training",
+    "peers",
 ]
 
 
