@@ -20,11 +20,18 @@ import re
 import sys
 from pathlib import Path
 
+if (Path(workflow.basedir) / "vae_workflow").is_dir():  # in a checkout, the one that is beside this file
+    sys.path.insert(0, workflow.basedir)
+from vae_workflow.files import claim
+
+# Snakemake deletes its temporary folders at its end, but not when it is killed, which may be at any moment.
+CLAIMS_ON_FOLDERS = [claim(workflow.snakemake_tmp_dir)]
+if own := workflow.sourcecache.runtime_cache:  # and not that of the Snakemake that started this one
+    CLAIMS_ON_FOLDERS.append(claim(Path(own.name)))
+
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-if (Path(workflow.basedir) / "vae_workflow").is_dir():  # in a checkout, the one that is beside this file
-    sys.path.insert(0, workflow.basedir)
 from vae_workflow.executed import read_claims, take_away_damaged
 from vae_workflow.execution import summary
 from vae_workflow.jobs import stop_with

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("survived")
         terminalreporter.write_line("\n".join(sorted(lines)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outside() -> Iterator[None]:
+    """What the processes that tests start, interrupt and kill depend on, and leave behind."""
+    # They inherit it, and a shell that starts the tests in the background lets nobody be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # With a path that is short enough for sockets, unlike those of `tmp_path`.
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="vae-tests-", ignore_cleanup_errors=True) as folder,
+    ):
+        for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
+            patch.setenv(name, folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from pathlib import Path
 # Files aside and folders for sockets have names with this. Their process locks them, and the system lets go
 # of the lock however the process ends: one that is not locked was left over.
 MARK = "vae-lab-"
+CLAIM = f".{MARK}claim"  # a file in a folder that others made: as for the above, its lock says who is alive
 LONGEST_SOCKET = 100  # letters of its path: Linux allows 107, macOS 103
 
 
@@ -141,6 +142,24 @@ def clear_leftovers(folder: Path) -> None:
                 shutil.rmtree(path) if stat.S_ISDIR(status.st_mode) else path.unlink()
             finally:
                 os.close(lock)
+
+
+def claim(folder: Path) -> int:
+    """Says that a temporary folder, which others made for this process, goes when this process is dead: the
+    next claim in the same place deletes it. The answer holds the claim, for as long as it is not closed."""
+    for left in folder.parent.glob(f"*/{CLAIM}"):
+        with suppress(OSError):  # somebody else's, or gone
+            lock = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.getuid():
+                    shutil.rmtree(left.parent)
+            finally:
+                os.close(lock)
+    lock = os.open(folder / CLAIM, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with suppress(OSError):  # a file system without locks, where nothing is ever taken for left over
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 @contextmanager
