@@ -17,6 +17,7 @@ are made from it. Snakemake compares contents, so touching a file re-runs nothin
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ from vae_workflow.workplace import PARENT, Workplace, absent, lock_file, near
 
 if os.environ.get(PARENT) == str(os.getppid()):  # and not in a job on another machine
     stop_with(os.getppid())
+    # What a shell starts in the background ignores interruptions, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "name" not in config:
 

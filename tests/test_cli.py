@@ -20,11 +20,14 @@ import pandas as pd
 import pytest
 import yaml
 from chapters import NOTEBOOKS
-from checkout import VALUE, WAIT, Checkout, eventually
+from checkout import PATIENCE, VALUE, WAIT, Checkout, eventually
 from pages import code, sections
 from typer.testing import CliRunner
 
 from vae_workflow.cli import BUSY, FAILED, INTERRUPTED, REFUSED, app
+from vae_workflow.experiments import read_experiment
+from vae_workflow.sweeps import Runs
+from vae_workflow.workplace import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
 FAIL = "if seed == 2: raise ValueError('two [is] too many')\n"
@@ -258,7 +261,7 @@ def test_an_interrupted_sweep_stops_and_is_carried_on(here: Checkout) -> None:
         eventually(lambda: len(here.executed("runs/one")) == 1)
         eventually(lambda: here.incomplete() == 1)
         sweep.send_signal(signal.SIGINT)
-        _, stderr = sweep.communicate(timeout=180)  # seconds; a busy machine has taken a minute
+        _, stderr = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == INTERRUPTED, stderr
     assert "Interrupted. What is done is kept; the same command carries on." in stderr
     assert "1 ran, 1 lost" in stderr
@@ -266,6 +269,41 @@ def test_an_interrupted_sweep_stops_and_is_carried_on(here: Checkout) -> None:
         process.wait(10)
     here.open_gate()
     assert statuses(here, "one", "-p", "seed=0:2") == ["skipped", "done"]
+
+
+def test_a_sweep_in_the_background_can_be_stopped(here: Checkout) -> None:
+    """Where a shell lets it ignore interruptions: all of it ends, and no further run begins."""
+    here.notebooks(one=WAIT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the processes inherit it
+    try:
+        with here.command("sweep", "one", "-p", "seed=0:3", "--cores", "1") as sweep:
+            processes = here.waiting()
+            sweep.terminate()
+            _, stderr = sweep.communicate(timeout=PATIENCE)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert sweep.returncode == INTERRUPTED, stderr
+    assert "3 lost" in stderr
+    for process in processes:
+        process.wait(10)
+    assert len(list((here.folder / "build/runs/one/running").iterdir())) == 1, "no further run began"
+
+
+DEAF = """import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print(flush=True)
+time.sleep(600)"""
+
+
+def test_what_is_deaf_to_an_interruption_is_killed(here: Checkout) -> None:
+    runs = Runs(Workplace(here.folder), read_experiment(here.folder / "notebooks/one.ipynb"), [{}])
+    command = [sys.executable, "-c", DEAF]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as runs.process:
+        assert runs.process.stdout and runs.process.stdout.readline()
+        runs.patience = 1
+        runs.interrupt()
+    assert runs.process.returncode == -signal.SIGKILL
+    runs.interrupt()  # too late, which is no error
 
 
 def test_a_terminal_shows_a_bar_with_the_time_left(here: Checkout) -> None:

@@ -28,6 +28,8 @@ from .experiments import Experiment, run_name
 from .files import write_whole
 from .workplace import PARENT, RUNS, Workplace, lock_file
 
+DRY_RUN = {"-n", "--dry-run", "--dryrun"}  # options of Snakemake
+PATIENCE = {True: 60, False: 10}  # seconds to stop after an interruption, on a cluster and here
 PARTS = ("notebooks", "failed", "running")  # of a folder of runs
 
 
@@ -75,6 +77,7 @@ class Runs:
         self.log = self.root / self.folder / f"snakemake.{os.getpid()}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.before: dict[str, _Stamps] = {}
+        self.patience = PATIENCE[False]
 
     def executed(self, run: str) -> Path:
         return self.here / "notebooks" / f"{run}.ipynb"
@@ -96,6 +99,7 @@ class Runs:
         a time; `time_limit` is in seconds, for each; `more` goes to Snakemake as it is. `quietly`: its
         messages go to a file.
         """
+        self.patience = PATIENCE[bool(executor)]
         text = yaml.safe_dump(self._config(time_limit))
         # One for each set of runs: on a cluster every job reads it again.
         file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:10]}.yaml"
@@ -145,10 +149,17 @@ class Runs:
         return [*chosen, *(["--jobs", str(cores)] if cores else [])]
 
     def interrupt(self) -> None:
-        """Stops Snakemake and its jobs, as Ctrl-C does."""
+        """Stops Snakemake and its jobs, as Ctrl-C does, and by force if they have not stopped in time.
+
+        Snakemake does not notice an interruption that comes while it writes a message. Being killed loses no
+        more than being interrupted, except that jobs on a cluster then go on.
+        """
         assert self.process
-        os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait()
+        for sign in (signal.SIGINT, signal.SIGKILL):
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self.patience)
 
     def _stamps(self) -> dict[str, _Stamps]:
         return {run: (_stamp(self.executed(run)), _stamp(self.failed(run))) for run in self.points}
