@@ -83,11 +83,12 @@ INDEX = f"{OUTPUT}/_build/html/index.html"
 CLAIMS = f"build/{NAME}/claims.json"
 FAILED = f"build/{NAME}/failed/{{notebook}}.ipynb"
 
-# Also before a dry run, which then says what would run. The command line sees to its own runs.
-if workflow.is_main_process and PARENT not in os.environ:
+# A dry run only names what is damaged, and so would be made again. The command line sees to its own runs.
+DRY_RUN = workflow.output_settings.dryrun
+if workflow.is_main_process and (DRY_RUN or PARENT not in os.environ):
     complain = lambda text: print(text, file=sys.stderr)
-    take_away_damaged(map(Path, expand(EXECUTED, notebook=NOTEBOOKS)), complain)
-    take_away_damaged([Path(CLAIMS)], complain, read_claims)
+    take_away_damaged(map(Path, expand(EXECUTED, notebook=NOTEBOOKS)), complain, dry_run=DRY_RUN)
+    take_away_damaged([Path(CLAIMS)], complain, read_claims, DRY_RUN)
 
 # `exec` makes the job a child of Snakemake itself, whose death it watches for (see vae_workflow/jobs.py).
 JOB = "exec {sys.executable:q} -m vae_workflow.jobs"

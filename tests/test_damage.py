@@ -16,6 +16,9 @@ from checkout import VALUE, WAIT, Checkout
 
 from vae_workflow.cli import FAILED, REFUSED
 from vae_workflow.executed import Damaged, read_executed
+from vae_workflow.experiments import read_experiment
+from vae_workflow.sweeps import Runs
+from vae_workflow.workplace import Workplace
 
 
 def around(*cells: object) -> str:
@@ -72,7 +75,12 @@ def test_damaged_runs_are_made_again(checkout: Checkout) -> None:
         assert shown.returncode == code and "Traceback" not in shown.stderr, shown.stderr
         for path in (cut.name, "one--0.ipynb"):
             assert f"{path} is damaged" in "".join(shown.stderr.split("\n")), command
-    before = whole.stat().st_mtime_ns
+    before, half = whole.stat().st_mtime_ns, cut.read_bytes()
+    plan = checkout.vae_lab("sweep", "one", "-p", "seed=0:2", "--dry-run")
+    assert f"{cut.name} is damaged" in plan.stderr, plan.stderr
+    one = read_experiment(checkout.folder / "notebooks/one.ipynb")
+    Runs(Workplace(checkout.folder), one, [{}, {"seed": 1}]).take_away_damaged(print, ["-n"])
+    assert cut.read_bytes() == half, "a dry run changes nothing"
     again = checkout.vae_lab("sweep", "one", "-p", "seed=0:2")
     assert again.returncode == 0, again.stderr
     assert f"{cut.name} is damaged" in again.stderr and "1 ran, 1 done before" in again.stderr
@@ -88,6 +96,9 @@ def test_the_books_jobs_make_damaged_results_again(checkout: Checkout) -> None:
     )
     executed.write_text("")
     claims.write_text("[{")
+    plan = checkout.run("--dry-run")
+    assert plan.returncode == 0 and "; a run makes it again." in plan.stderr, plan.stderr
+    assert (executed.read_text(), claims.read_text()) == ("", "[{"), "a dry run changes nothing"
     shown = checkout.vae_lab("claims")
     assert shown.returncode == FAILED
     assert "claims.json is damaged" in shown.stderr and "make book" in shown.stderr

@@ -171,7 +171,7 @@ def start(runs: Runs, quietly: bool, **options: Any) -> subprocess.Popen[bytes]:
 def carry_out(runs: Runs, as_json: bool, quietly: bool = True, **options: Any) -> dict[str, str]:
     """Executes runs, shows how far they are, and reports; what became of each."""
     began, said = time.monotonic(), set[str]()
-    runs.take_away_damaged(say)
+    runs.take_away_damaged(say, options.get("more", ()))
     if not options.get("more") and runs.current():
         report(runs, status := dict.fromkeys(runs.points, "skipped"), 0.0, as_json)
         return status

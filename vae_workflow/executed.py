@@ -128,16 +128,21 @@ def failure_in(path: Path) -> Failure:
 
 
 def take_away_damaged(
-    paths: Iterable[Path], say: Callable[[str], Any], read: Callable[[Path], Any] = read_executed
+    paths: Iterable[Path],
+    say: Callable[[str], Any],
+    read: Callable[[Path], Any] = read_executed,
+    dry_run: bool = False,
 ) -> None:
     """Deletes the files among `paths` that `read` calls damaged, and names them, so that they are made again.
 
-    Snakemake takes any file for a result. Raises OSError, as for a folder in their place.
+    Snakemake takes any file for a result. In a dry run they are named only. Raises OSError, as for a folder
+    in their place.
     """
     for path in paths:
         if path.is_symlink() or path.exists():
             try:
                 read(path)
             except Damaged as damage:
-                say(f"{damage}; it is made again.")
-                path.unlink()
+                say(f"{damage}; {'a run makes it again' if dry_run else 'it is made again'}.")
+                if not dry_run:
+                    path.unlink()

@@ -190,12 +190,13 @@ class Runs:
             for run, point in self.points.items()
         )
 
-    def take_away_damaged(self, say: Callable[[str], Any]) -> None:
+    def take_away_damaged(self, say: Callable[[str], Any], more: Sequence[str] = ()) -> None:
         """Deletes what is there of these runs and cannot be read, and says so.
 
-        In a storage, it would have to be fetched for that.
+        In a storage, it would have to be fetched for that. Nor is it done where `more` asks Snakemake for a
+        dry run, which then names it.
         """
-        if not self.storage:
+        if not self.storage and not DRY_RUN & set(more):
             take_away_damaged(map(self.executed, self.points), say)
 
     def finished(self) -> dict[str, str]:
