@@ -54,12 +54,12 @@ test: $(READY) # in processes with one thread each (see tests/conftest.py); a fi
 fuzz: $(READY)
 	INPUTS=$(INPUTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_fuzz_*.py
 
-lint: $(READY)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+lint: $(READY) # of files that git knows: what else lies in notebooks/ is somebody's own
+	git ls-files -z '*.py' '*.ipynb' | xargs -0 $(BIN)/ruff check
+	git ls-files -z '*.py' '*.ipynb' | xargs -0 $(BIN)/ruff format --check
 	$(BIN)/python -m mypy vae_lab vae_workflow
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	git ls-files -z notebooks | xargs -0 $(BIN)/nbstripout --verify --keep-id
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
