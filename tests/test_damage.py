@@ -122,15 +122,15 @@ def test_a_file_in_the_place_of_a_folder_is_named(checkout: Checkout, place: str
 
 
 @pytest.mark.parametrize(
-    "encoding",
+    ("encoding", "book"),
     [
-        {"LC_ALL": "C"},
-        {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        ({"LC_ALL": "C"}, False),  # Python then prefers UTF-8, so the others are harder
+        ({"PYTHONIOENCODING": "latin-1"}, True),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, True),
     ],
 )
 def test_any_encoding_will_do(
-    checkout: Checkout, encoding: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    checkout: Checkout, encoding: dict[str, str], book: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Letters that it lacks are written as numbers, and files are UTF-8 anyway."""
     checkout.notebooks(one=CLAIM)
@@ -153,9 +153,10 @@ def test_any_encoding_will_do(
         assert done.returncode == 0, done.stderr.decode("latin-1")
         if "--json" in words:
             json.loads(done.stdout.decode("ascii"))
-    assert checkout.run().returncode == 0
-    (claim,) = json.loads((checkout.folder / "build/book/claims.json").read_text("utf-8"))
-    assert claim["sentence"] == "ε is small 🎲."
+    if book:
+        assert checkout.run().returncode == 0
+        (claim,) = json.loads((checkout.folder / "build/book/claims.json").read_text("utf-8"))
+        assert claim["sentence"] == "ε is small 🎲."
 
 
 CLAIM = """from IPython.display import display

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from vae_lab.parameters import LARGEST, LARGEST_INTEGER, SMALLEST
 from vae_workflow.cli import app
 from vae_workflow.experiments import read_experiment
 from vae_workflow.forks import LISTS
@@ -103,8 +104,10 @@ def call(kind: str, *words: str) -> tuple[int, str, Exception | None]:
 # What a parameter may be given as on the command line, and what that means
 
 RIGHT: dict[str, st.SearchStrategy[tuple[str, Any]]] = {
-    "seed": st.integers(-(2**53), 2**53).map(lambda n: (str(n), n)),
-    "sigma": (st.floats(1e-18, 1e18) | st.floats(-1e18, -1e-18) | st.just(0.0)).map(lambda x: (repr(x), x)),
+    "seed": st.integers(-LARGEST_INTEGER, LARGEST_INTEGER).map(lambda n: (str(n), n)),
+    "sigma": (st.floats(SMALLEST, LARGEST) | st.floats(-LARGEST, -SMALLEST) | st.just(0.0)).map(
+        lambda x: (repr(x), x)
+    ),
     "label": st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=",:"), max_size=6).map(
         lambda text: (text, text)
     ),

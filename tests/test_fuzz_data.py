@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 from vae_lab import load
 from vae_lab.data.contract import DATASETS, DataError, Loaded
 from vae_lab.data.contract import dataset as register
-from vae_lab.parameters import ParameterError, validate
+from vae_lab.parameters import LARGEST, LARGEST_INTEGER, SMALLEST, ParameterError, validate
 from vae_workflow.settings import literal
 
 inputs = Inputs()
@@ -153,12 +153,12 @@ def test_data_of_any_kind(loading: tuple[Parts, str, str | None]) -> None:
 
 # Parameters: right and wrong values of each, several at a time
 
-TINY = st.sampled_from([5e-324, 1e-19, -1e-19, 1.0000001e18, -2e18, 1e308])
+TINY = st.sampled_from([5e-324, 1e-13, -1e-13, 1.0000001e12, -2e12, 1e308])
 NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
 counts, no_counts = (
-    st.integers(1, 2**53) | st.integers(1, 10**6).map(float) | st.integers(1, 9).map(str),
+    st.integers(1, LARGEST_INTEGER) | st.integers(1, 10**6).map(float) | st.integers(1, 9).map(str),
     st.integers(max_value=0)
-    | st.integers(2**53 + 1, 2**80)
+    | st.integers(LARGEST_INTEGER + 1, 2**80)
     | st.floats(0.001, 1e6).filter(lambda x: not x.is_integer())
     | NOT_FINITE
     | st.booleans()
@@ -170,12 +170,12 @@ PARAMETERS: dict[str, tuple[Any, Any, Any]] = {  # type, right values, wrong val
     "epochs": (PositiveInt, counts, no_counts),
     "sigma": (
         PositiveFloat,
-        st.floats(1e-18, 1e18) | st.integers(1, 10**15),
+        st.floats(SMALLEST, LARGEST) | st.integers(1, 10**9),
         st.floats(max_value=0.0) | TINY | NOT_FINITE | st.booleans() | st.none() | st.sampled_from(["", "σ"]),
     ),
     "share": (
         Annotated[float, Field(ge=0, le=1)],
-        st.floats(1e-18, 1.0) | st.sampled_from([0, 1, 0.0, "0.5"]),
+        st.floats(SMALLEST, 1.0) | st.sampled_from([0, 1, 0.0, "0.5"]),
         st.floats(1.0, exclude_min=True)
         | st.floats(max_value=0.0, exclude_max=True)
         | NOT_FINITE

@@ -108,7 +108,7 @@ def _same(value: Any, other: Any) -> bool:
 
 def _values(parameter: Parameter, written: Iterable[str], problems: list[str], several: bool) -> list[Any]:
     """The different values of one parameter; what is wrong with them goes to `problems`."""
-    found: list[Any] = []
+    found: dict[Any, Any] = {}
     for text in written:
         try:
             value = _value(parameter, text)
@@ -117,8 +117,15 @@ def _values(parameter: Parameter, written: Iterable[str], problems: list[str], s
             hint = "; `vae-lab sweep` takes several values" if many else ""
             problems += [problem + hint for problem in error.problems]
         else:
-            found += [value] if not any(_same(value, other) for other in found) else []
-    return found
+            found.setdefault((isinstance(value, bool), _hashable(value)), value)  # as `_same`, and at once
+    return list(found.values())
+
+
+def _hashable(value: Any) -> Any:
+    """What is equal where values are."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(part)) for name, part in value.items())
+    return (type(value), *map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _value(parameter: Parameter, text: str) -> Any:
