@@ -110,7 +110,7 @@ def winner_map(
     ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
     for name in np.unique(best):
         depth = distance_transform_edt(np.pad(best == name, 1))[1:-1, 1:-1]
-        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        row, column = divmod(int(depth.argmax()), len(x))
         ax.plot([], [], "s", color=colors[name], markersize=9, label=names[name])
         if depth.max() > 1.5:  # cells
             ax.text(
