@@ -1,6 +1,7 @@
 """The notebooks themselves: their form, their quick runs, and what they say to bad parameters."""
 
 import ast
+import itertools
 import json
 import re
 import shlex
@@ -17,6 +18,8 @@ from chapters import NOTEBOOKS
 from pages import code, sections
 
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
+from vae_workflow.experiments import read_experiment
+from vae_workflow.settings import grid
 
 ROOT = Path(__file__).resolve().parent.parent
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -78,6 +81,50 @@ def test_every_figure_has_a_name_a_caption_and_alt_text(path: Path) -> None:
     assert len(names) == len(set(names)) >= 3
     prose = "".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
     assert all(f"`{name}`" in prose for name in names), "every figure is referred to"
+
+
+def last_words(path: Path) -> str:
+    """The section *Try*, which ends the chapter's text."""
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[-1].source.startswith("provenance("), "nothing comes between it and the foot of the page"
+    text, found, section = cells[-2].source.rpartition("## Try\n\n")
+    assert cells[-2].cell_type == "markdown" and found and (not text or text.endswith("\n\n"))
+    return section
+
+
+@each_notebook
+def test_ends_with_something_to_try(path: Path) -> None:
+    """Exercises and questions that exist, and a change that the chapter's parameters allow."""
+    section = last_words(path)
+    for page, word in (("exercises", "exercise"), ("faq", "faq")):
+        known = re.findall(rf"^\(({word}-[\w-]+)\)=$", (ROOT / f"book/{page}.md").read_text(), re.MULTILINE)
+        named = re.findall(rf"\{{ref\}}`({word}-[\w-]+)`", section)
+        assert named and set(named) <= set(known)
+    ((name, settings),) = re.findall(r"`vae-lab run (\S+)([^`]*)`", section)
+    assert name == path.stem
+    experiment = read_experiment(path)
+    (change,) = grid(experiment, re.findall(r"-p (\S+)", settings), several=False)
+    assert change
+    for parameter, value in change.items():
+        assert value != experiment.parameters[parameter].default, "a change"
+
+
+def test_the_learners_path_is_that_of_the_introduction() -> None:
+    """Each of its chapters ends with a link to the next, and no other chapter does."""
+    intro = (ROOT / "book" / "intro.md").read_text()
+    (card,) = re.findall(r"grid-item-card\} You are learning\n(.*?)\n:::", intro, re.DOTALL)
+    path = re.findall(r"^\d\. \{doc\}`chapters/(\w+)`$", card, re.MULTILINE)
+    leads = {
+        notebook.stem: re.findall(
+            r"Next on the learner's path: \{doc\}`/chapters/(\w+)`", last_words(notebook)
+        )
+        for notebook in NOTEBOOKS
+    }
+    assert len(path) >= 5
+    assert {name: to for name, to in leads.items() if to} == {
+        here: [there] for here, there in itertools.pairwise(path)
+    }
+    assert [n.stem for n in NOTEBOOKS if "The learner's path ends here" in last_words(n)] == [path[-1]]
 
 
 def outputs(path: Path, mime: str) -> list[Any]:
