@@ -13,12 +13,16 @@ import numpy as np
 from playwright.sync_api import Locator
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "book" / "assets" / "play"
-ESTIMATES, TRICK, BOUND, EXPLORER, STRIPS = FIGURES = [
+ESTIMATES, TRICK, BOUND, EXPLORER, STRIPS, TEMPERATURE, NOISE, SPECTRUM, THRESHOLD = FIGURES = [
     ("01_random_node", "fig-settle"),
     ("02_reparameterization", "fig-trick"),
     ("03_vae", "fig-bound"),
     ("03_vae", "fig-explore"),
     ("05_variance", "fig-strips"),
+    ("08_beyond_gaussian", "fig-temperature"),
+    ("09_epsilon_ablation", "fig-beside"),
+    ("10_exact_answers", "fig-ppca"),
+    ("13_applications", "fig-failure"),
 ]
 
 

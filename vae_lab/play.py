@@ -108,6 +108,35 @@ def latent_explorer(vae: VAE, data: Dataset, codes: int = 500, of_each: int = 5)
     }
 
 
+def noisy_codes(vae: VAE, members: Mapping[str, int], data: Dataset, eps: Tensor) -> dict[str, Any]:
+    """What a page needs to decode μ + noise by replicas of a `vae`: `members` are name -> replica.
+
+    The items are the first test item of each label; `eps` (draws, latents) is the noise to begin with. The
+    `spread` of a model is the standard deviation of its codes μ over the test items, as the root mean square
+    over the latents.
+    """
+    items = torch.stack([(data.test_labels == label).nonzero()[0, 0] for label in data.test_labels.unique()])
+    with torch.no_grad():
+        mu = vae.encoder(data.test).mu
+    spread = mu.var(1).mean(-1).sqrt()
+    models = [
+        {
+            "name": name,
+            "mu": mu[r, items].tolist(),
+            "spread": spread[r].item(),
+            "decoder": dense_layers(vae, r),
+        }
+        for name, r in members.items()
+    ]
+    return {
+        "shape": list(data.shape),
+        "models": models,
+        "eps": eps.tolist(),
+        "labels": data.test_labels[items].tolist(),
+        "pictures": (255 * data.test[items]).round().to(torch.uint8),
+    }
+
+
 def cost_curves(cost: str, k: Tensor, z: Tensor) -> Tensor:
     """The cost with each parameter `k` (K,), over `z` (points,): (points, K)."""
     return COSTS[cost](k)(z.unsqueeze(-1))

@@ -2,37 +2,6 @@
 // pointer, and for samples z = μ + τ·σ·ε of one test item: of its posterior, for τ = 1.
 "use strict";
 
-// Dense layers with the activation between them, then the logistic function: z -> means.
-vaePlay.decoder = ({ activation, layers }) => {
-  // The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-  const erf = (x) => {
-    const t = 1 / (1 + 0.3275911 * Math.abs(x));
-    const series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-    return Math.sign(x) * (1 - series * Math.exp(-x * x));
-  };
-  const bend = {
-    gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
-    tanh: Math.tanh,
-    relu: (x) => Math.max(0, x),
-  }[activation];
-  const ready = layers.map(({ weight, bias }) => ({ weight: vaePlay.unpack(weight), bias: vaePlay.unpack(bias) }));
-  const dense = (x, { weight, bias }) => {
-    const out = Float64Array.from(bias);
-    x.forEach((value, i) => {
-      for (let j = 0, at = i * out.length; j < out.length; j++, at++) out[j] += value * weight[at];
-    });
-    return out;
-  };
-  return (z) => {
-    let x = Float64Array.from(z);
-    ready.forEach((layer, i) => {
-      x = dense(x, layer);
-      if (i < ready.length - 1) x = x.map(bend);
-    });
-    return x.map((logit) => 1 / (1 + Math.exp(-logit)));
-  };
-};
-
 vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
   const { html, svg, slider, button, select, announcer, predict, panel, linear, clamp, picture, draw, grip, unpack, fixed,
     brief, normal } = vaePlay;

@@ -267,6 +267,37 @@ const vaePlay = (() => {
     return Float32Array.from(integers, (integer, i) => integer * scales[i % scales.length]);
   }
 
+  // Dense layers with the activation between them, then the logistic function: z -> means.
+  function decoder({ activation, layers }) {
+    // The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+    const erf = (x) => {
+      const t = 1 / (1 + 0.3275911 * Math.abs(x));
+      const series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+      return Math.sign(x) * (1 - series * Math.exp(-x * x));
+    };
+    const bend = {
+      gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+      tanh: Math.tanh,
+      relu: (x) => Math.max(0, x),
+    }[activation];
+    const ready = layers.map(({ weight, bias }) => ({ weight: unpack(weight), bias: unpack(bias) }));
+    const dense = (x, { weight, bias }) => {
+      const out = Float64Array.from(bias);
+      x.forEach((value, i) => {
+        for (let j = 0, at = i * out.length; j < out.length; j++, at++) out[j] += value * weight[at];
+      });
+      return out;
+    };
+    return (z) => {
+      let x = Float64Array.from(z);
+      ready.forEach((layer, i) => {
+        x = dense(x, layer);
+        if (i < ready.length - 1) x = x.map(bend);
+      });
+      return x.map((logit) => 1 / (1 + Math.exp(-logit)));
+    };
+  }
+
   // The widget of a figure, made of the data in its page; it takes the place of one that is there already.
   function build(source) {
     const figure = document.getElementById(source.dataset.figure);
@@ -283,5 +314,5 @@ const vaePlay = (() => {
   });
 
   return { kinds, build, html, svg, slider, button, select, choice, readout, announcer, predict, runner, panel, linear,
-    axis, upright, curve, path, clamp, picture, draw, grip, fixed, brief, bell, normal, unpack };
+    axis, upright, curve, path, clamp, picture, draw, grip, fixed, brief, bell, normal, unpack, decoder };
 })();
