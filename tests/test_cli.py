@@ -78,6 +78,8 @@ def test_lists_notebooks_and_their_parameters(here: Checkout) -> None:
         (("run", "one", "-p", "sed=1"), REFUSED, "did you mean seed?"),
         (("run", "one", "-p", "seed=0:4"), REFUSED, "seed = '0:4': Input should be a valid integer"),
         (("run", "one", "-p", "seed=x", "-p", "a=1"), REFUSED, "2 problems with the parameters"),
+        (("run", "one", "-p", "seed=1:2:3"), REFUSED, "seed = '1:2:3': Input should be a valid integer"),
+        (("run", "one", "-p", "seed=4294967296"), REFUSED, "a size of at most 2,147,483,647, as seeds of 32"),
         (("sweep", "one", "-p", "seed=0:20000"), REFUSED, "more than 10,000 runs"),
         (("sweep", "one", "--cores", "0"), REFUSED, "--cores"),
         (("results", "one"), FAILED, "one has no runs yet; `vae-lab run one` makes one."),
@@ -338,6 +340,16 @@ def test_a_fork_runs_with_its_own_defaults(here: Checkout) -> None:
     assert notebook.cells[0].source == "# Chapter one: my-own"
     assert notebook.cells[1].source == "seed: int = 5"
     assert here.vae_lab("run", "my_own").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("010", 10), ("0x10", 16), ("0o10", 8), ("1_000", 1000), (" +7", 7), ("1e3", 1000)]
+)
+def test_a_number_is_what_python_or_a_reader_takes_it_for(here: Checkout, written: str, meant: int) -> None:
+    """And not what YAML takes it for: 8, or seconds by the sixties."""
+    call("fork", "one", "mine", "-p", f"seed={written}")
+    cell = nbformat.read(here.folder / "notebooks/mine.ipynb", as_version=4).cells[1]
+    assert cell.source == f"seed: int = {meant}"
 
 
 def test_a_fork_can_be_a_chapter(here: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,6 +248,25 @@ def test_random_strips_waves_and_bumps_are_right_or_refused() -> None:
     assert answered >= len(STRIPS) / 2
 
 
+@pytest.mark.parametrize(
+    ("dims", "cost", "answer"),
+    [
+        (3, lambda z: (z > 0.11) & (z < 0.44), (0.0344011, -0.1157204)),  # φ(a) − φ(b), a φ(a) − b φ(b)
+        (2, lambda z: (z > 0.005) & (z < 0.12), (0.0028571, -0.0455349)),
+        (2, lambda z: (49 * (z + 0.3)).cos(), (0.0, 0.0)),  # times e^(−49² / 2)
+    ],
+    ids=["3-d", "2-d", "wave"],
+)
+def test_what_coarse_grids_miss_or_alias(
+    dims: int, cost: Callable[[Tensor], Tensor], answer: tuple[float, float]
+) -> None:
+    """Two of them agreed on 0 for the strips, and on .48 for the wave."""
+    q = Independent(Normal(torch.zeros(dims), torch.ones(dims)), 1)
+    found = exact_gradient(lambda z: cost(z[..., 0]), q)
+    for name, expected in zip(("loc", "scale"), answer, strict=True):
+        np.testing.assert_allclose(found[name], [expected, *[0.0] * (dims - 1)], atol=1e-7)
+
+
 @pytest.mark.parametrize("width", [1e-3, 3e-3, 1e-2, 0.1])
 def test_a_narrow_strip_on_a_smooth_cost_is_seen(width: float) -> None:
     try:
