@@ -92,7 +92,7 @@ def test_all_notebooks_are_in_both_configurations_and_in_the_book() -> None:
 
 def test_further_pages_take_the_parameters_of_their_notebook() -> None:
     pages = yaml.safe_load((ROOT / "config/full.yaml").read_text())["notebooks"]
-    assert [page[:2] for page in pages] == ["03", "09", "11", "12"]
+    assert [page[:2] for page in pages] == ["03", "09", "11", "12", "13"]
     for page, parameters in pages.items():
         name, _, variant = page.partition("--")
         cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
