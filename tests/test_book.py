@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urldefrag, urljoin, urlparse
+from urllib.parse import quote, urldefrag, urljoin, urlparse
 
 import grimp
 import pandas as pd
@@ -263,6 +263,32 @@ def test_search_finds_the_trick(browser: Browser, site: str) -> None:
     assert not [text for text in excerpts if re.search(r"\bimport |\w\(\w|\w=\w", text)], "and no code"
     assert visit.problems == []
     visit.page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("BCE", "glossary.html#term-BCE"),
+        ("negative loss", "faq.html"),
+        ("diffusion", "glossary.html#term-diffusion-model"),
+        ("MSE", "glossary.html#term-MSE"),
+        ("β-VAE", "glossary.html#term-VAE"),
+        ("VQ-VAE", "glossary.html#term-VQ-VAE"),
+        ("straight-through", "glossary.html#term-straight-through"),
+        ("annealing", "faq.html"),
+        ("clamp", "faq.html"),
+        ("conditional VAE", "glossary.html#term-conditional-VAE"),
+    ],
+)
+def test_search_answers_what_people_ask(browser: Browser, site: str, words: str, place: str) -> None:
+    """Among the first five results; an entry of the glossary leads on to the answer."""
+    page = open_page(browser, f"{site}search.html?q={quote(words)}").page
+    links = page.locator("#search-results li a")
+    links.first.wait_for()
+    page.wait_for_function("() => !document.querySelector('#search-progress')?.textContent.includes('...')")
+    first = links.evaluate_all("links => links.slice(0, 5).map(link => link.href)")
+    assert f"{site}{place}" in [address.partition("?")[0] for address in first]
+    page.context.close()
 
 
 def test_search_box_leads_to_results(browser: Browser, site: str) -> None:

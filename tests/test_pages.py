@@ -149,6 +149,12 @@ def test_all_questions_are_asked_in_order() -> None:
     assert list(ANSWERS) == QUESTIONS
 
 
+def test_every_question_has_an_address() -> None:
+    page = (BOOK / "faq.md").read_text("utf-8")
+    addresses = re.findall(r"^\((faq-[a-z-]+)\)=\n### ", page, re.MULTILINE)
+    assert len(set(addresses)) == len(QUESTIONS)
+
+
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_is_short_and_points_to_its_proof(question: str) -> None:
     text = TO_RUN.sub("", ANSWERS[question])
