@@ -234,9 +234,8 @@ def test_claims_of_runs_and_of_the_book(here: Checkout) -> None:
     found = json.loads(call("claims", "one", "--json", code=FAILED))
     assert sorted(claim["holds"] for claim in found) == [False, True]
     assert "does not hold" in call("claims", "one", code=FAILED)
-    here.write(
-        "build/book/claims.json", json.dumps([{"page": "one", "sentence": "S.", "value": "1", "holds": True}])
-    )
+    claim = {"page": "one", "sentence": "S.", "value": "1", "holds": True, "evidence": "one seed"}
+    here.write("build/book/claims.json", json.dumps([claim]))
     assert "S." in call("claims")
 
 
