@@ -113,7 +113,8 @@ def test_a_grid_has_all_combinations_without_defaults(one: Experiment) -> None:
     assert grid(one, ["name=a,b", "kind=y"]) == [{"kind": "y"}, {"name": "b", "kind": "y"}]
     assert grid(one, ["name=a,b"], several=False) == [{"name": "a,b"}]
     assert grid(one, ["name=x=y; 1:3"], several=False) == [{"name": "x=y; 1:3"}]
-    assert grid(one, ["name=  "], several=False) == [{"name": "  "}]
+    assert grid(one, ["name=  "], several=False) == grid(one, ["name=  "]) == [{"name": "  "}]
+    assert grid(one, ["name=b, c"]) == [{"name": "b"}, {"name": "c"}], "spaces beside commas do not count"
 
 
 @given(st.integers(-99, 99), st.integers(-99, 99), st.integers(1, 9))

@@ -153,7 +153,8 @@ def commands(draw: Any) -> tuple[str, str, list[str], list[dict[str, Any]] | Non
             else:
                 found = [value for _, value in pairs]
             axes[key] = found
-            words += ["-p", f"{key}=" + ",".join(text for text, _ in pairs)]
+            comma = draw(st.sampled_from([",", ", "]))
+            words += ["-p", f"{key}=" + comma.join(text for text, _ in pairs)]
         if spoilt is not None:
             value = draw(st.sampled_from(WRONG[spoilt]))
             if spoilt in chosen or not (command == "sweep" and value == "1,2"):

@@ -21,7 +21,13 @@ _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
 def split(text: str) -> Iterator[str]:
-    """`text` at its commas, but not at those in brackets; `0:3` means 0, 1, 2 and `0:10:5` means 0, 5."""
+    """`text` at its commas, but not at those in brackets; `0:3` means 0, 1, 2 and `0:10:5` means 0, 5.
+
+    Spaces beside commas do not count; those of a value alone do, as in a single run.
+    """
+    if "," not in text and not RANGE.fullmatch(text.strip()):
+        yield text
+        return
     held: list[str] = []
     for part in text.split(","):
         held.append(part)
