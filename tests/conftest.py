@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from playwright.sync_api import Browser, Locator
 from reader import Visit, open_page, served
 
 from vae_workflow.browser import chromium
+from vae_workflow.files import folder_for_sockets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,21 +24,22 @@ LONG = [
     "access",
     "cli",
     "workflow",
-    "reliability",
     "damage",
+    "notebooks",
+    "reliability",
+    "cluster",
+    "play_figures",
+    "book",
     "fuzz_commands",
     "fuzz_estimators",
+    "play",
     "fuzz_models",
     "fuzz_files",
-    "notebooks",
-    "book",
-    "cluster",
-    "play",
-    "play_figures",
+    "play_models",
+    "teaching",
     "data",
     "diversity",
     "training",
-    "peers",
 ]
 
 
@@ -68,13 +69,10 @@ def outside() -> Iterator[None]:
     """What the processes that tests start, interrupt and kill depend on, and leave behind."""
     # They inherit it, and a shell that starts the tests in the background lets nobody be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # With a path that is short enough for sockets, unlike those of `tmp_path`.
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        tempfile.TemporaryDirectory(prefix="vae-tests-", ignore_cleanup_errors=True) as folder,
-    ):
+    # With a path that is short enough for folders of sockets in it, unlike those of `tmp_path`.
+    with pytest.MonkeyPatch.context() as patch, folder_for_sockets(letters=30) as folder:
         for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
-            patch.setenv(name, folder)
+            patch.setenv(name, str(folder))
         yield
 
 
