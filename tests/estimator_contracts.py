@@ -388,7 +388,7 @@ def check_counts(names: Iterable[str]) -> None:
 def check_values(names: Iterable[str]) -> None:
     """The surrogate's value estimates E[cost], and so does its gradient by a factor of the cost.
 
-    That is how a decoder learns: its weights stand in the cost.
+    That is how a decoder learns: its weights are in the cost.
     """
     values, probabilities = bits()
     cases = [

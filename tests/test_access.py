@@ -122,7 +122,7 @@ def test_the_published_pages_weigh_no_more(browser: Browser) -> None:
 
 
 def test_only_the_figures_that_are_shown_are_transferred(browser: Browser, site: str) -> None:
-    """Read to its end, a page has asked for every figure of its theme and for none of the other."""
+    """Read to its end, a page has asked for every figure of its theme, and for none of the other theme."""
     page = browser.new_context(color_scheme="dark").new_page()
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -140,7 +140,7 @@ def test_only_the_figures_that_are_shown_are_transferred(browser: Browser, site:
 
 @pytest.mark.parametrize("name", [CONTENTS["root"], *CHAPTERS[-2:]])
 def test_the_first_paint_waits_for_text_and_styles_only(browser: Browser, site: str, name: str) -> None:
-    """The text stands on the page though no figure, no font and no script that may come later arrives."""
+    """The text is on the page though no figure, no font and no script that may come later arrives."""
     page = browser.new_page()
 
     def answer(route: Route) -> None:
@@ -259,7 +259,7 @@ def entries(outline: list[Any]) -> Iterator[Destination]:
 
 
 def heights(page: PageObject) -> list[float]:
-    """How far above the foot of the sheet the pieces of text of a page stand, in points."""
+    """How far above the foot of the sheet the pieces of text of a page are, in points."""
     found = []
 
     def note(text: str, outer: list[float], inner: list[float], *_: object) -> None:

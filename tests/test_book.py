@@ -132,7 +132,7 @@ def test_figures_have_number_and_caption(visit: Callable[[str], Visit], name: st
     images = page.locator("article img").count()
     figures = page.locator("figure").all()
     assert figures
-    assert page.locator("figure img").count() == images, "an image stands outside a figure"
+    assert page.locator("figure img").count() == images, "an image is outside a figure"
     captions = [figure.locator("figcaption").inner_text() for figure in figures]
     assert [text for text in captions if not re.match(r"Figure \d+(\.\d+)* \S.{15,}", text)] == []
     assert len({text.split()[1] for text in captions}) == len(captions), "a number is used twice"

@@ -148,7 +148,7 @@ def test_runs_once_and_shows_what_came_out(here: Checkout) -> None:
     assert nbformat.read(path, as_version=4).metadata.papermill.parameters == {"seed": 3}
 
     failing = here.vae_lab("run", "one", "-p", "seed=4", "--", "--config", "nonsense")
-    assert failing.returncode == FAILED, "Snakemake refused what stands after --"
+    assert failing.returncode == FAILED, "Snakemake refused what comes after --"
     assert "lost" in failing.stderr
 
 
@@ -329,7 +329,7 @@ def test_a_time_limit_runs_nothing_again(here: Checkout) -> None:
     assert statuses(here, "one", "--time-limit", "600") == ["skipped"]
 
 
-# A notebook of one's own
+# Your own notebook
 
 
 def test_a_fork_runs_with_its_own_defaults(here: Checkout) -> None:

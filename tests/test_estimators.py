@@ -76,7 +76,7 @@ def test_contract_holds(check: Callable[[list[str]], None], name: str) -> None:
     check([name])
 
 
-# Ruined variants: the estimator they belong to, where its code stands, what is changed
+# Ruined variants: the estimator they belong to, where its code is, what is changed
 
 
 MUTANTS: dict[str, tuple[str, ModuleType, str, str, str]] = {

@@ -219,7 +219,7 @@ def test_moments_of_chunks() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 300, 2**20])
 def test_without_noise_there_is_one_gradient(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ε = 1 for ever: the mean is what backward gives, whatever the chunks, and the variance is nothing."""
+    """ε = 1, always: the mean is what backward gives, whatever the chunks, and the variance is nothing."""
     monkeypatch.setattr(gradients, "_CHUNK", chunk)
     vae, x = model().double(), data().double()
     moments = encoder_gradients(vae, x, estimator="frozen_epsilon", replicates=7)

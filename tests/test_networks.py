@@ -209,7 +209,7 @@ def test_bad_arguments_say_what_was_expected() -> None:
         VAE(5, hidden=(4, -3))
     with pytest.raises(ValueError, match=r"channels\[1\] should be greater than or equal to 1"):
         VAE(64, channels=(2, 0))
-    with pytest.raises(ValueError, match=r"features=60 is no square: give shape=\(height, width\)"):
+    with pytest.raises(ValueError, match=r"features=60 is not a square: give shape=\(height, width\)"):
         VAE(60, channels=(2, 2))
     with pytest.raises(ValueError, match=r"whose product is the number of features, 60; got \(3, 5\)"):
         VAE(60, shape=(3, 5))

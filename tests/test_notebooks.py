@@ -38,7 +38,7 @@ def test_form(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     title, question = cells[0].source.split("\n\n")[:2]
     assert title.startswith("# ") and "\n" not in title
-    assert re.fullmatch(r"\*\*[^*]+\?\*\*", question), "the question stands right under the title"
+    assert re.fullmatch(r"\*\*[^*]+\?\*\*", question), "the question is right under the title"
     code = code_cells(path)
     (parameters,) = tagged(code, "parameters")
     assert parameters == 1, "imports, then parameters"
@@ -227,7 +227,7 @@ def test_the_chapter_on_vaes_takes_images_of_any_shape(shape: tuple[int, ...], t
     fork("03_vae", tmp_path, OWN_DATA.format(shape=shape), **(SMALL | {"dataset": "own"}))
 
 
-# Forks: the examples of the page on forking, as they stand there.
+# Forks: the examples of the page on forking, as they are there.
 
 FORKS = sections("fork", level=3)
 

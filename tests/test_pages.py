@@ -49,7 +49,7 @@ def run(program: str, title: str) -> None:
 @pytest.mark.parametrize("title", EXERCISES)
 def test_the_solution_is_true(title: str) -> None:
     """Its code runs as written, within seconds, and checks what the text states: each number with a decimal
-    point in the text stands in the code, too."""
+    point in the text is in the code, too."""
     _, text, program = solved(title)
     assert "\nassert " in program or "\n    assert " in program
     assert [number for number in re.findall(r"\d+\.\d+", text) if number not in program] == []

@@ -42,7 +42,7 @@ def test_the_map_of_the_packages_is_the_same_everywhere() -> None:
 
 
 def summary(path: Path) -> str:
-    """The first line that a module or a folder says of itself."""
+    """The first line that a module or a folder says about itself."""
     file = path / "__init__.py" if path.is_dir() else path
     return str(ast.get_docstring(ast.parse(file.read_text("utf-8")))).partition("\n")[0]
 

@@ -57,7 +57,7 @@ def _adapters(namespace: dict[str, Any]) -> dict[str, TypeAdapter[Any]]:
 
 
 def _cells(namespace: Mapping[str, Any]) -> Iterator[ast.Module]:
-    """The code of the cells that ran, which IPython keeps in `In`; a cell that is no Python is skipped."""
+    """The code of the cells that ran, which IPython keeps in `In`; a cell that is not Python is skipped."""
     for cell in namespace.get("In", []):
         with suppress(SyntaxError, ValueError):
             yield parsed(cell)

@@ -147,7 +147,7 @@ def _faults(value: Any) -> list[str]:
     if isinstance(value, list | tuple | set | frozenset):
         return [fault for part in value for fault in _faults(part)]
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        return ["this is no text in Unicode"]
+        return ["this is not Unicode text"]
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         return [f"a whole number has a size of at most {LARGEST_INTEGER:,}, as seeds of 32 bits allow"]
     if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:  # so is NaN

@@ -80,5 +80,5 @@ def _tree(code: str) -> ast.Module:
 
 
 def parsed(cell: str) -> ast.Module:
-    """The syntax tree of the code of a cell, without its magics. Raises SyntaxError for what is no Python."""
+    """The syntax tree of the code of a cell, without its magics. Raises SyntaxError if it is not Python."""
     return _tree(python_of(cell))

@@ -1,7 +1,7 @@
 """Settings of models, training and measures: what their values may be, and the error where they are not.
 
-Types are strict: 2.0 is no integer, "False" no truth value, and True no number, each of which would count as
-something else without a word. Numbers of numpy and torch are those of Python.
+Types are strict: 2.0 is not an integer, "False" not a truth value, and True not a number. Each of them would
+silently count as something else. Numbers of numpy and torch are those of Python.
 """
 
 from __future__ import annotations

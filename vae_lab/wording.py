@@ -18,8 +18,8 @@ FILLED_IN = re.compile(r"\{\w*\}|%s")
 def read_words(path: Path = ENGLISH) -> Words:
     """The words in a file like `words.toml`, which has the English ones: section -> name -> text.
 
-    Raises ValueError that lists all names that are missing or unknown there, and texts that fill in something
-    else than the English ones do.
+    Raises ValueError that lists all names that are missing or unknown there, and texts that do not fill in
+    what the English ones do.
     """
     words: Words = tomllib.loads(path.read_text("utf-8"))
     english: Words = tomllib.loads(ENGLISH.read_text("utf-8"))

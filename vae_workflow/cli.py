@@ -109,11 +109,11 @@ def find(name: str) -> Experiment:
 
 
 def check_where(storage: str | None, executor: str | None = None) -> None:
-    """Refuses what is no URL of a storage, and what is no name of an executor."""
+    """Refuses what is not the URL of a storage, and what is not the name of an executor."""
     if storage is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://(?!.*\.\.)\S+", storage):
-        refuse(f"{storage!r} is no storage; write a URL, such as s3://bucket/folder")
+        refuse(f"{storage!r} is not a storage; write a URL, such as s3://bucket/folder")
     if executor is not None and not re.fullmatch(r"[a-z][a-z0-9-]*", executor):
-        refuse(f"{executor!r} names no executor; they are called slurm, kubernetes, …")
+        refuse(f"{executor!r} does not name an executor; they are called slurm, kubernetes, …")
     if executor == "kubernetes" and not storage:
         refuse("Nothing is shared with Kubernetes but a storage: say which, by --storage s3://bucket/folder")
 

@@ -34,7 +34,7 @@ class NotAnExperiment(ValueError):
 
 
 class Expression(str):
-    """A default that is no plain value, such as `2 * 64`: its code, which is not evaluated."""
+    """A default that is not a plain value, such as `2 * 64`: its code, which is not evaluated."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -146,7 +146,7 @@ def _parameters(source: str, reader: Reader, notebook: str) -> dict[str, Paramet
 
 
 def _default(one: Assignment) -> Any:
-    """The value of a parameter, or its code, where it is no plain value."""
+    """The value of a parameter, or its code, where it is not a plain value."""
     try:
         json.dumps(value := ast.literal_eval(one.value))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

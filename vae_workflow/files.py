@@ -29,7 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_all(files: Mapping[Path, str | bytes]) -> None:
     """Writes all of `files`, or leaves all as they were: each is written aside first, and then renamed.
 
-    Text becomes UTF-8. A link leads to the file that is replaced, and what is no ordinary file, such as a
+    Text becomes UTF-8. A link leads to the file that is replaced, and what is not an ordinary file, such as a
     device, is written to as it is. Raises OSError.
     """
     writings = [_Writing(path, content) for path, content in files.items()]

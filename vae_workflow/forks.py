@@ -156,4 +156,4 @@ def _content(path: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise CannotList(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise CannotList(f"{path} is not YAML: {' '.join(str(error).split())}") from error

@@ -56,7 +56,9 @@ def main() -> int:
     job = jobs.add_parser("claims", help="collect the claims, and see whether they hold")
     job.add_argument("output", type=Path)
     job.add_argument("failing", choices=["error", "shown"], help="what a claim is that does not hold")
-    job.add_argument("known", type=json.loads, help="a JSON object: sentences of each page that are no error")
+    job.add_argument(
+        "known", type=json.loads, help="a JSON object: sentences of each page that are not errors"
+    )
     job.add_argument("chapters", type=Path, nargs="+")
     job = jobs.add_parser("pdf", help="print the book")
     job.add_argument("html", type=Path, help="folder of the built book")

@@ -98,7 +98,7 @@ class Code:
 
     @cached_property
     def assigned(self) -> dict[str, ast.expr]:
-        """Name -> the expression that an assignment outside of functions binds to it."""
+        """Name -> the expression that an assignment outside functions binds to it."""
         found: dict[str, ast.expr] = {}
         for node in (node for tree in self.trees for node in tree.body):
             if isinstance(node, ast.Assign):
@@ -116,7 +116,7 @@ class Code:
         return {node.name for node in self.nodes if isinstance(node, kinds)}
 
     def full_name(self, node: ast.AST) -> str:
-        """What an expression such as `t.Literal` names, as `typing.Literal`; "" if it is no such thing."""
+        """What an expression such as `t.Literal` names, as `typing.Literal`; "" if it names nothing."""
         if isinstance(node, ast.Attribute):
             before = self.full_name(node.value)
             return f"{before}.{node.attr}" if before else ""

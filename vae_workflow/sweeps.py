@@ -254,7 +254,7 @@ def is_held(lock: FileLock) -> bool:
 
 
 def folders_of_runs(root: Path) -> list[Path]:
-    """The folders with runs, one for each notebook: they lie directly in `RUNS`, and are no links."""
+    """The folders with runs, one for each notebook: they lie directly in `RUNS`, and are not links."""
     there = (root / RUNS).iterdir() if (root / RUNS).is_dir() else ()
     real = [folder for folder in there if folder.is_dir() and not folder.is_symlink()]
     return sorted(folder for folder in real if any((folder / part).is_dir() for part in PARTS))

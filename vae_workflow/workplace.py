@@ -1,7 +1,7 @@
 """Where the command line and the Snakefile work: a checkout of the project, or a folder of your own.
 
-The wheel holds the notebooks, the Snakefile and the profiles beside this module. A folder that is no checkout
-borrows them, and has notebooks of its own in `notebooks`.
+The wheel holds the notebooks, the Snakefile and the profiles beside this module. A folder that is not a
+checkout borrows them, and has notebooks of its own in `notebooks`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vae_lab.records import DATA_FILES, DATA_SYSTEM
 
 from .files import write_whole
 
-RUNS = "build/runs"  # the folder of all runs that are no part of the book, one folder for each notebook
+RUNS = "build/runs"  # the folder of all runs that are not part of the book, one folder for each notebook
 PARENT = "VAE_LAB_PARENT"  # the environment variable that names the process to end with, for the Snakefile
 _HERE = Path(__file__).resolve().parent
 BORROWED = _HERE if (_HERE / "Snakefile").is_file() else _HERE.parent  # of the wheel, or of a checkout
@@ -60,7 +60,7 @@ class Workplace:
         return self.root if self.is_checkout else BORROWED
 
     def notebooks(self) -> dict[str, Path]:
-        """All notebooks by name: those of the folder, and, if it is no checkout, those of the package."""
+        """All notebooks by name: those of the folder, and, if it is not a checkout, those of the package."""
         folders = dict.fromkeys([self.lender / "notebooks", self.root / "notebooks"])
         found = [p for folder in folders for p in folder.glob("*.ipynb") if p.is_file()]
         return dict(sorted((path.stem, path) for path in found if not path.name.startswith(".")))

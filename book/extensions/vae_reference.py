@@ -104,7 +104,7 @@ MARKUP = re.compile(
 
 
 def inline(text: str) -> str:
-    """Text of a docstring as reStructuredText: code and citations marked up, all else as it stands."""
+    """Text of a docstring as reStructuredText: code and citations marked up, all else as it is."""
 
     def mark_up(match: re.Match[str]) -> str:
         kind = str(match.lastgroup)
@@ -124,7 +124,7 @@ def inline(text: str) -> str:
 
 
 def for_the_page(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Turn a docstring into reStructuredText. Indented paragraphs are formulas and set as they stand, like
+    """Turn a docstring into reStructuredText. Indented paragraphs are formulas and set as they are, like
     examples."""
     page: list[str] = []
     for blank, group in groupby(lines, lambda line: not line.strip()):
@@ -216,7 +216,7 @@ def choose_member(
 def without_entry(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, name: nodes.Element
 ) -> nodes.Element | None:
-    """A name of the package that no page has an entry for stands without a link. Only names found in the
+    """A name of the package that no page has an entry for has no link. Only names found in the
     package itself come as `py:obj`, so that none is a typing error."""
     return name if (node.get("refdomain"), node["reftype"]) == ("py", "obj") else None
 

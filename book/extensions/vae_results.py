@@ -58,7 +58,7 @@ def _read(path: Path, _time: int) -> Page:
 
 
 def literal(text: str) -> str:
-    """Text that reStructuredText shows as it stands."""
+    """Text that reStructuredText shows as it is."""
     return re.sub(r"([\\`*_|<>:])", r"\\\1", text)
 
 

@@ -65,7 +65,7 @@ def score_terms(q: Distribution, z: Tensor, factor: Tensor | None = None) -> lis
 
 
 def directional_scores(q: Distribution, z: Tensor) -> list[Tensor]:
-    """The score at z (n, *batch, *event) along random directions: (n, *batch) each, or (n,) by a parameter
+    """The score at z (n, *batch, *event) along random directions: (n, *batch) each, or (n,) for a parameter
     whose first axes are not those of the batch.
 
     One direction for each parameter; where `q` does not stack, two of all parameters together, by

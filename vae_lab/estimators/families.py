@@ -39,7 +39,7 @@ def kind(q: Distribution) -> str:
 
 def symbols(q: Distribution) -> dict[str, str]:
     """What texts call parameters of `q` by: name -> letter. A normal's `loc` and `scale` are μ and σ; another
-    distribution's are not, since its scale is no standard deviation."""
+    distribution's are not, since its scale is not a standard deviation."""
     letters = {"mu": "μ", "sigma": "σ", "log_sigma": "log σ"}
     return letters | ({"loc": "μ", "scale": "σ"} if is_law(unwrap(q), Normal) else {})
 

@@ -52,7 +52,7 @@ class Family(_Around):
     returns a distribution, such as a flow, stands for itself: `Family(flow)`, with its weights as the
     parameters, which it also has while samples are drawn and densities taken.
 
-    Raises TypeError where a parameter is no floating-point tensor, `build` returns no distribution, or one
+    Raises TypeError where a parameter is not a floating-point tensor, `build` returns no distribution, or one
     that does not depend on any parameter.
 
     >>> from torch.distributions import Categorical, MixtureSameFamily, Normal

@@ -43,7 +43,7 @@ def pathwise(q: Distribution, cost: Cost, n: int) -> Tensor:
 
 @estimator(unbiased=False, requires=(normal,), reference="", title="frozen ε")
 def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
-    """∇f(μ + σ): ε = 1 for ever. No variance, and the gradient of another function than E[f]."""
+    """∇f(μ + σ): ε = 1, always. No variance, and the gradient of a function other than E[f]."""
     base = unwrap(q)
     ones = torch.ones(n, *q.batch_shape, *q.event_shape, dtype=base.loc.dtype, device=base.loc.device)
     return cost(reparameterize(base.loc, base.scale, ones))

@@ -129,8 +129,8 @@ def optimal_gains(
 ) -> Tensor:
     """Gains w² of the linear VAE's optimum for `eigenvalues` l, same shape, at a fixed noise variance t.
 
-    `eps_variance` is τ², and `sigma` a constant standard deviation c of the posterior, or None for a learned.
-    The module's docstring has the formulas. Raises ValueError where there is no finite optimum, and for
+    `eps_variance` is τ², and `sigma` a constant standard deviation c of the posterior, or None for a learned
+    one. The module's docstring has the formulas. Raises ValueError where there is no finite optimum, and for
     decoder_l2 beside noise with a learned sigma, which has no formula.
     """
     t, spread = noise_variance, eigenvalues.double()
@@ -193,8 +193,8 @@ class _SharedSigma(Linear):
 class LinearVAE(VAE):
     """A VAE without hidden layers, in float64, whose sigma is the same for all items.
 
-    `noise_variance` fixes the decoder's variance t, which else is learned; the other arguments are those of
-    `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`.
+    `noise_variance` fixes the decoder's variance t, which is otherwise learned; the other arguments are
+    those of `VAE`. It trains by `fit` like any VAE, and to the last digit by `maximise`.
     """
 
     _last_layer = _SharedSigma

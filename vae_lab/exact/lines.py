@@ -75,8 +75,8 @@ class Lines:
 
     Around them runs an even grid of `around` points along each axis, or, where that is None, all lines have
     to settle. `goal` (K,) is the error allowed to an interval of the outermost line; what has to settle
-    inside another is held to a part of it, so that its errors are no noise. The innermost lines run along the
-    last of `order`.
+    inside another is held to a part of it, so that its errors do not act as noise. The innermost lines run
+    along the last of `order`.
     """
 
     def __init__(

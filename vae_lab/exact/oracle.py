@@ -6,8 +6,8 @@ The oracle `exact_gradient` differentiates the expectation under the integral,
 
 so the cost itself need not have a derivative. The density is the one that q's own `log_prob` gives, whatever
 q's class is called. The integral is a sum where q is discrete; for continuous q of one to three variables it
-is taken by rules of different kind, which have to agree (see `quadrature`). Where none applies or they do not
-agree, the answer is `NotApplicable`, never a Monte Carlo value.
+is taken by rules of different kinds, which have to agree (see `quadrature`). Where none applies or they do
+not agree, the answer is `NotApplicable`, never a Monte Carlo value.
 
 A rule sees the cost at its points only. What happens within less than about a thousandth of a deviation, in
 several dimensions a hundredth, none of them can know if much else happens, too.

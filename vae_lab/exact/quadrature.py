@@ -1,4 +1,4 @@
-"""Integrals over (−1, 1)^d that are given only where rules of different kind agree.
+"""Integrals over (−1, 1)^d that are given only where rules of different kinds agree.
 
 A rule sees a function at its points only, and two rules of one kind that miss the same narrow feature agree
 on a wrong answer. So there are two kinds. *Deterministic*: in each dimension an even grid, or, where the grid

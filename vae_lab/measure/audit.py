@@ -23,7 +23,7 @@ from .statistics import deviation_limit
 
 FALSE_ALARM = 1e-6  # for all comparisons of a table together
 DRAWS, NUMBERS = 4096, 2**22  # of the checks of q itself: draws, and the most numbers in them
-CLAMPED = 3  # equal draws at an end that are no coincidence
+CLAMPED = 3  # equal draws at an end that are not a coincidence
 ROUNDING, UNITS = 1e-6, 8  # of the largest exact value, and roundings of its precision, which are no bias
 RESOLVED = 8  # rounding steps per deviation of draws that do not round away what is asked
 TYPICAL = 30  # estimates that a mean must effectively consist of to be judged by its standard error
@@ -82,7 +82,7 @@ def _clamped(q: Distribution, z: Tensor) -> float:
 
 
 def _disagreement(q: Distribution, z: Tensor, comparisons: int) -> str:
-    """What the mean score says of sampler and density, in words, or nothing."""
+    """What the mean score says about sampler and density, in words, or nothing."""
     try:
         if type(unwrap(q)).log_prob is Distribution.log_prob or moving_with(q):
             return ""
@@ -98,7 +98,8 @@ def _disagreement(q: Distribution, z: Tensor, comparisons: int) -> str:
         if off.any():
             i = int(off.flatten().nonzero()[0])
             return (
-                f"the mean score by {name} is {mean.flatten()[i]:.3g} ± {error.flatten()[i]:.1g}, not 0: "
+                f"the mean score with respect to {name} is {mean.flatten()[i]:.3g} ± "
+                f"{error.flatten()[i]:.1g}, not 0: "
                 f"sampler and density of {kind(q)} disagree"
             )
     return ""

@@ -236,7 +236,7 @@ def _rows(
 ) -> pd.DataFrame:
     mean, second, fourth, broken = sums.numpy()
     variance = second / (replicates - 1)
-    # torch may round one and the same number differently in two places of a vector: that is no variance.
+    # torch may round one and the same number differently in two places of a vector: that is not variance.
     unit = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in given.values()]).numpy()
     variance[variance**0.5 <= 2 * unit * np.abs(mean)] = 0.0
     truth = [

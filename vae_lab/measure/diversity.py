@@ -109,9 +109,9 @@ def kl_per_latent(q: DiagonalNormal) -> Tensor:
     """Mean over items of KL(q(z_k|x) ‖ N(0, 1)) for each latent k: (R, Z), nats.
 
     `q` has batch shape (R, items). Their sum over k is the KL term of the ELBO. Time and memory O(R items Z).
-    Trap: it is what a latent costs, not what it says. It bounds the information that z_k has of x from above,
-    and a constant mu ≠ 0 or sigma ≠ 1 costs without saying anything. Raises ValueError if q is not such a q.
-    Source: kingma2014auto.
+    Trap: it is what a latent costs, not what it says. It bounds the information that z_k has about x from
+    above, and a constant mu ≠ 0 or sigma ≠ 1 costs without saying anything.
+    Raises ValueError if q is not such a q. Source: kingma2014auto.
 
     >>> kl_per_latent(DiagonalNormal(torch.ones(1, 5, 2), torch.zeros(1, 5, 2)))
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
@@ -121,7 +121,7 @@ def kl_per_latent(q: DiagonalNormal) -> Tensor:
 
 
 def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Tensor:
-    """Information that z has of which of the given items was encoded: (R,), nats.
+    """Information that z has about which of the given items was encoded: (R,), nats.
 
     E[log q(z|x) − log 1/N Σ_j q(z|x_j)] for `q` of batch shape (R, N), by `samples` draws of z for each item.
     Replicas share the draws of the seeded generator, and each has the value that it has alone. Unbiased for
@@ -264,7 +264,7 @@ def vendi_score(x: Tensor) -> float:
     exp of the von Neumann entropy of K / n with the cosine kernel K. The D x D Gram matrix has the same
     non-zero eigenvalues and is used where n > D. Time O(n D min(n, D) + min(n, D)³), memory
     O(n D + min(n, D)²).
-    Trap: it knows no data, and so rewards junk: noise scores highest. Show it beside precision. Of items that
+    Trap: it ignores data, and so rewards junk: noise scores highest. Show it beside precision. Of items that
     are all positive, such as pixels, the mean counts as what they share. (With an RBF kernel it would have no
     ceiling but n, and grow with n.)
     Raises ValueError for a sample that does not fit and for zero items, which have no direction.

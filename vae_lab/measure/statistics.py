@@ -146,7 +146,7 @@ def equivalence(values: ArrayLike, margin: float) -> float:
 
 
 def deviation_limit(comparisons: int = 1, false_alarm: float = 1e-6) -> float:
-    """How many standard errors a mean may lie off the truth before it counts as wrong.
+    """How many standard errors a mean may be away from the truth before it counts as wrong.
 
     With this limit, all of `comparisons` two-sided comparisons pass with probability 1 − `false_alarm`
     at least (Bonferroni) when nothing is wrong and the means are normal.

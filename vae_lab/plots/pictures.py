@@ -33,7 +33,7 @@ def image_rows(
 
     That is (height, width) of ink on paper, or (channels, height, width), where three channels are red, green
     and blue. `columns` are labels under the columns, one for each of the n. Without `ax`, they get a figure
-    of their own, in which every image is large enough to be read. Raises ValueError for items that are no
+    of their own, in which every image is large enough to be read. Raises ValueError for items that are not
     such images.
     """
     items = torch.stack([torch.as_tensor(row).detach().cpu().float() for row in rows.values()])

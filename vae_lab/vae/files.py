@@ -21,7 +21,7 @@ def save_model(vae: VAE, path: str | os.PathLike[str]) -> None:
 
     Written beside its final place and renamed, so that `path` holds the old file or the whole new one; a
     symbolic link stays one. Raises FileNotFoundError for a folder that is missing, and ValueError for a
-    `path` that is no file, and for a model whose class and `config` do not make it again.
+    `path` that is not a file, and for a model whose class and `config` do not make it again.
     """
     name = os.fspath(path)
     path = Path(os.path.realpath(path))  # what a link points to

@@ -37,7 +37,7 @@ class VAE(nn.Module):
     With `context` the VAE is conditional (sohn2015learning): the last `context` features of an item, such as
     a label as zeros and a one, are given to encoder and decoder and not modelled.
     `seed` is the first replica's (the others follow by one) or a sequence with one seed per replica; equal
-    seeds give equal weights. Raises ValueError for arguments that are no such values, or do not fit each
+    seeds give equal weights. Raises ValueError for arguments that are not such values, or do not fit each
     other. Source: kingma2014auto.
 
     >>> vae = VAE(64, latents=2, replicas=3)
@@ -169,7 +169,7 @@ def _square(features: int) -> tuple[int, int, int]:
     side = math.isqrt(features)
     if side**2 != features:
         raise ValueError(
-            f"channels need the shape of an image, and {features=} is no square: give "
+            f"channels need the shape of an image, and {features=} is not a square: give "
             "shape=(height, width) or (channels, height, width), or leave channels out"
         )
     return 1, side, side
@@ -178,8 +178,8 @@ def _square(features: int) -> tuple[int, int, int]:
 def as_items(vae: VAE, x: Tensor) -> Tensor:
     """Items `x` (items, D) in the precision (float32 at least) and on the device of `vae`, without a graph.
 
-    Raises TypeError for what is no VAE, and a ValueError that says what is wrong with items that `vae` cannot
-    model.
+    Raises TypeError for what is not a VAE, and a ValueError that says what is wrong with items that `vae`
+    cannot model.
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a VAE, got {type(vae).__name__}; models of another kind train by `elbo`")

@@ -7,7 +7,7 @@ itself and for how long a draw is kept:
 
 * `per="presentation"`: a fresh draw whenever an item is shown (what a VAE does);
 * `per="batch"`: one draw for all items of a mini-batch;
-* `per="item"`: one draw for each data item, kept for ever.
+* `per="item"`: one draw for each data item, kept for good.
 
 Your own joins by the decorator and can then be named wherever a noise is asked for:
 

@@ -37,8 +37,8 @@ PER_REPLICA: dict[str, Any] = {
 class Recipe:
     """The settings of a training of `replicas` models. `fit` builds one from its arguments.
 
-    `epochs` is passes over the data, `batch_size` items of a step, `learning_rate` Adam's; `objective` is a
-    name in `OBJECTIVES`, `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item
+    `epochs` counts passes over the data, `batch_size` items of a step; `learning_rate` is Adam's, `objective`
+    a name in `OBJECTIVES`, `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item
     and step. `test_every` > 0 scores the test items of a `Dataset` after so many epochs, and after the last
     one, with one draw of z.
 
@@ -106,7 +106,7 @@ class Recipe:
 
     @classmethod
     def check_names(cls, names: Collection[str]) -> None:
-        """Raises TypeError for a name that is no setting, with the one that is meant, or without epochs."""
+        """Raises TypeError without epochs, or for an unknown setting, with the one that is meant."""
         if "epochs" not in names:
             raise TypeError("a training needs epochs, the number of passes over the data")
         known = [field.name for field in fields(cls) if field.name != "replicas"]

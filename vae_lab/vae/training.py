@@ -27,7 +27,7 @@ from .recipe import Recipe
 from .streams import Streams, permutation, standard_uniform
 
 
-@torch.inference_mode(False)  # whatever the caller's block says of gradients
+@torch.inference_mode(False)  # whatever the caller's block says about gradients
 @torch.enable_grad()
 @torch.random.fork_rng()  # leaves the caller's generators as they were
 def fit(
