@@ -32,7 +32,7 @@ GIVEN = [
     r"more than 90% certainty|each at its own 5%|the 5% level",  # of a decision
     r"quantiles of the prior from 5% to 95%|two per cent below the left edge",  # what is drawn
     r"standard deviation 0\.1|\(b − 0\.\d+\)²|learning rate,\s+which is three times as large",  # of examples
-    r"standard deviation 0\.25|cost more than 0\.1 nats|below 0\.01 nats|training is three times as long",  # choices
+    r"standard deviation 0\.25|cost more than 0\.1 nats|below 0\.01 nats",  # criteria
     r"standard deviation of 0\.71|σ of 0\.1\b",  # √½, and a setting
     r"[Pp]ython 3\.11(?: to 3\.14)?",
     r"(?m)^## \d+\.\d+\.\d+$",  # versions
