@@ -21,6 +21,8 @@ import pytest
 from checkout import Checkout, eventually
 from moto.server import ThreadedMotoServer
 
+from vae_workflow.files import folder_for_sockets
+
 RESULT = """from IPython.display import display
 import torch
 value = torch.randn(1000, generator=torch.Generator().manual_seed(seed)).pow(2).mean().item()
@@ -100,7 +102,14 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder() -> Iterator[Path]:
+    """For SLURM's files, among them sockets, whose paths must be short."""
+    with folder_for_sockets(letters=40) as folder:
+        yield folder
+
+
+@pytest.fixture
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A SLURM of one node, this machine, without accounting: controller, node, and their keys."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
@@ -110,7 +119,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         )
     if os.getuid():
         pytest.skip("SLURM's daemons want to be started by root")
-    folder = tmp_path / "slurm"
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)
