@@ -20,6 +20,7 @@ from torch.distributions import (
     Distribution,
     Exponential,
     Gamma,
+    Gumbel,
     HalfCauchy,
     Independent,
     Laplace,
@@ -280,6 +281,14 @@ def test_a_narrow_strip_on_a_smooth_cost_is_seen(width: float) -> None:
 def test_a_cost_seen_nowhere_is_no_answer() -> None:
     with pytest.raises(NotApplicable, match="the cost is 0 at all"):
         exact_gradient(lambda z: ((z > 7.0) & (z < 7.0 + 1e-9)).to(z), Normal(t(0.0), t(1.0)))
+
+
+@pytest.mark.parametrize(
+    "q", [Laplace(t(100.0), t(0.01)), Gumbel(t(1.0), t(1e-4))], ids=["Laplace", "Gumbel"]
+)
+def test_what_all_draws_cost_takes_no_digits(q: Distribution) -> None:
+    """E[z] by the location, which is far from zero in deviations."""
+    assert exact_gradient(torch.positive, q)["loc"].item() == pytest.approx(1.0, abs=2e-7)
 
 
 def test_an_infinite_result_is_none() -> None:

@@ -543,7 +543,7 @@ def test_the_exact_gradient_is_the_closed_form(name: str) -> None:
     size = max(np.abs(case.gradient[parameter]).max() for parameter in found)
     for parameter, value in found.items():
         np.testing.assert_allclose(
-            value, case.gradient[parameter], rtol=1e-6, atol=1e-6 * (size or 1), err_msg=parameter
+            value, case.gradient[parameter], rtol=1e-6, atol=1e-7 * (size or 1), err_msg=parameter
         )
 
 

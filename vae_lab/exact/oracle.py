@@ -179,8 +179,8 @@ class _Problem:
 class _Continuous:
     """The integrals of one problem over the cube, as `quadrature.agreed` asks for them.
 
-    Rows, for each element of q's batch: q, f q, q where f is NaN, and q and f q times the score along some
-    directions.
+    Rows, for each element of q's batch: q, f q with f from its typical value, q where f is NaN, and q and f q
+    times the score along some directions.
     Numbers: those of the gradient, and of the gradient of E_q[1], which is 0.
     """
 
@@ -194,6 +194,7 @@ class _Continuous:
         self.chart = trimmed(chart(problem.q), problem.log_prob, self.dims)
         self.elements = problem.q.batch_shape.numel()
         self.watched = slice(self.elements, 2 * self.elements)
+        self.centre = self.typical_cost()
         self.axes = torch.eye(self.dims, dtype=torch.float64)
         if self.chart.even:
             self.axes = self.turned()
@@ -202,6 +203,15 @@ class _Continuous:
             self.guided = True
         except RuntimeError:  # torch cannot differentiate q forwards
             self.guided = False
+
+    def typical_cost(self) -> Tensor:
+        """The median cost of draws, (*batch), and 0 where all cost the same.
+
+        Since ∫ ∇q = 0, the cost may be taken from there; else what is equal everywhere would have to cancel.
+        """
+        f = self.problem.evaluate(self.problem.typical)[1]
+        median = f.median(0).values
+        return median.where(median.isfinite() & (f != median).any(0), 0.0)
 
     def turned(self) -> Tensor:
         """Orthogonal axes (dims, dims), the cost varying most along the last: there a rule looks closest."""
@@ -226,7 +236,7 @@ class _Continuous:
     def _rows(self, u: Tensor, z: Tensor, volume: Tensor) -> Tensor:
         log_q, f, unknown = self.problem.evaluate(z)
         density = (log_q.exp() * volume).nan_to_num(0.0)
-        weighed = (f * density).nan_to_num(0.0, torch.inf, -torch.inf)
+        weighed = ((f - self.centre) * density).nan_to_num(0.0, torch.inf, -torch.inf)
         parts = [density, weighed, density * unknown]
         # What is wanted has the score in it, whose jumps and bends may lie elsewhere than those of q and f.
         for score in self.problem.scores(z, density) if self.guided else (u**2).T:
