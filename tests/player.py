@@ -21,8 +21,8 @@ ESTIMATES, TRICK, BOUND, EXPLORER, STRIPS, TEMPERATURE, NOISE, SPECTRUM, THRESHO
     ("05_variance", "fig-strips"),
     ("08_beyond_gaussian", "fig-temperature"),
     ("09_epsilon_ablation", "fig-beside"),
-    ("10_exact_answers", "fig-ppca"),
-    ("13_applications", "fig-failure"),
+    ("10_exact_answers", "fig-spectrum"),
+    ("13_applications", "fig-threshold"),
 ]
 
 

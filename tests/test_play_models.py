@@ -136,7 +136,7 @@ def test_bias_and_noise_at_a_temperature_are_those_of_the_run(open_figure: Open)
     figure = open_figure(TEMPERATURE)
     data = content(figure)
     for i in (0, len(data["temperatures"]) - 1):
-        slider(figure, "temperature").fill(str(i))
+        slider(figure, "τ").fill(str(i))
         slider(figure, "n").fill("2")
         noise = math.sqrt(data["variance"][i] / 100)
         assert readout(figure, "bias") == pytest.approx(data["bias"][i], abs=1e-4)
@@ -159,7 +159,7 @@ def test_the_temperature_asks_first(open_figure: Open) -> None:
     figure = open_figure(TEMPERATURE)
     variance = content(figure)["variance"]
     right = 2 if variance[0] > 1.2 * variance[-1] else 0 if variance[0] < variance[-1] / 1.2 else 1
-    assert_predicts(figure, lambda: slider(figure, "temperature").fill("0"), right=right)
+    assert_predicts(figure, lambda: slider(figure, "τ").fill("0"), right=right)
 
 
 @pytest.mark.parametrize("k", [1, 7])

@@ -10,10 +10,10 @@ vaePlay.relaxedBit = (logit, t) => (x) => {
 vaePlay.kinds.temperature = ({ logit, temperatures, exact, bias, variance }) => {
   const { svg, html, slider, readout, announcer, predict, panel, linear, axis, curve, path, clamp, fixed, brief, relaxedBit } = vaePlay;
   const last = temperatures.length - 1, size = Math.abs(exact);
-  const asked = predict("Make the temperature lower and lower. What happens to the noise of the gradient?",
+  const asked = predict("Make the temperature τ lower and lower. What happens to the noise of the gradient?",
     ["it shrinks", "it stays", "it grows"], variance[0] > 1.2 * variance[last] ? 2 : variance[0] < variance[last] / 1.2 ? 0 : 1,
     `From the hottest to the coldest here the variance changes from ${brief(variance[last])} to ${brief(variance[0])}. A cold relaxed bit is nearly a bit: flat almost everywhere, and steep where it jumps.`);
-  const at = slider("temperature", { min: 0, max: last, step: 1, value: temperatures.findIndex((t) => t >= 0.5) },
+  const at = slider("τ", { min: 0, max: last, step: 1, value: temperatures.findIndex((t) => t >= 0.5) },
     (i) => brief(temperatures[i]), () => { if (at.value < 3) asked.seen(); update(); });
   const samples = slider("n", { min: 0, max: 3, step: 1, value: 0 }, (i) => String(10 ** i), () => update());
   const numbers = { bias: readout("bias"), deviation: readout("noise of a mean of n"), error: readout("root mean squared error") };
@@ -71,7 +71,7 @@ vaePlay.kinds.temperature = ({ logit, temperatures, exact, bias, variance }) => 
 
   return [
     asked.element,
-    html("p", {}, `Above, the density of the relaxed bit; below, what its gradient is off by, in units of the exact gradient (${fixed(exact, 3)}): always (bias) and by chance (noise). More samples lower the noise only.`),
+    html("p", {}, `τ is the temperature, n the number of samples. Above, the density of the relaxed bit; below, what its gradient is off by, in units of the exact gradient (${fixed(exact, 3)}): always (bias) and by chance (noise). More samples lower the noise only.`),
     at.element, samples.element, density.element, errors.element,
     html("dl", {}, Object.values(numbers).map((number) => number.element)),
     status.element,
