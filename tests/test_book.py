@@ -260,40 +260,35 @@ def test_search_finds_the_trick(browser: Browser, site: str) -> None:
     excerpts = visit.page.locator(".context").all_text_contents()
     assert any("μ" in text for text in excerpts), "formulas are readable"
     assert not [text for text in excerpts if re.search(r"\\(\(|mu|sigma)", text)], "and without their markup"
-    assert not [text for text in excerpts if re.search(r"\bimport |\w\(\w|\w=\w", text)], "and no code"
+    assert not [text for text in excerpts if re.search(r"\bimport \w|\w=\w", text)], "and no code"
     assert visit.problems == []
     visit.page.context.close()
 
 
-QUESTIONS = "Frequently asked questions"
-
-
 @pytest.mark.parametrize(
-    ("words", "page", "title"),
+    ("words", "place"),
     [
-        ("BCE", "glossary", "BCE"),
-        ("negative loss", "faq", QUESTIONS),
-        ("diffusion", "glossary", "diffusion model"),
-        ("MSE", "glossary", "MSE"),
-        ("β-VAE", "glossary", "β-VAE"),
-        ("VQ-VAE", "glossary", "VQ-VAE"),
-        ("straight-through", "glossary", "straight-through"),
-        ("annealing", "faq", QUESTIONS),
-        ("clamp", "faq", QUESTIONS),
-        ("conditional VAE", "glossary", "conditional VAE"),
+        ("BCE", "glossary"),
+        ("negative loss", "faq"),
+        ("diffusion", "glossary"),
+        ("MSE", "glossary"),
+        ("β-VAE", "glossary"),
+        ("VQ-VAE", "glossary"),
+        ("straight-through", "glossary"),
+        ("annealing", "faq"),
+        ("clamp", "faq"),
+        ("conditional VAE", "glossary"),
     ],
 )
-def test_search_answers_what_people_ask(
-    browser: Browser, site: str, words: str, page: str, title: str
-) -> None:
+def test_search_answers_what_people_ask(browser: Browser, site: str, words: str, place: str) -> None:
     """Among the first five results; an entry of the glossary leads on to the answer."""
-    opened = open_page(browser, f"{site}search.html?q={quote(words)}").page
-    links = opened.locator("#search-results li a")
+    page = open_page(browser, f"{site}search.html?q={quote(words)}").page
+    links = page.locator("#search-results li a")
     links.first.wait_for()
-    opened.wait_for_timeout(500)  # results appear one by one
-    first = links.evaluate_all("links => links.slice(0, 5).map(link => [link.pathname, link.innerText])")
-    assert [f"/{page}.html", title] in first
-    opened.context.close()
+    page.wait_for_timeout(500)  # results appear one by one
+    first = links.evaluate_all("links => links.slice(0, 5).map(link => link.pathname)")
+    assert f"/{place}.html" in first
+    page.context.close()
 
 
 def test_search_box_leads_to_results(browser: Browser, site: str) -> None:
@@ -544,7 +539,7 @@ def test_functions_classes_and_methods_have_their_source_beside_them(visit: Call
 def test_a_name_in_the_code_of_a_chapter_leads_to_its_source(browser: Browser, quick_book: Path) -> None:
     """From a folder, too: to the entry first, and from there to the code."""
     page = open_page(browser, (quick_book / "chapters/03_vae.html").as_uri()).page
-    page.locator(".cell_input a.vae-entry", has_text="fit").first.click()
+    page.locator(".cell_input a.vae-entry:visible", has_text="fit").first.click()
     page.wait_for_url("**/api.html#vae_lab.vae.training.fit")
     page.locator("[id='vae_lab.vae.training.fit'] a:has(.viewcode-link)").click()
     page.wait_for_url("**/_modules/vae_lab/vae/training.html#fit")

@@ -85,6 +85,7 @@ def link_code(app: Sphinx, page: str, template: str, context: dict[str, Any], do
 Cell = dict[str, Any]  # of a notebook, as JSON
 FOLDED = "hide-input"
 REMOVED = {"remove-cell", "remove-input"}
+GLUED = "application/papermill.record/"  # of numbers that the prose quotes
 
 
 def fold(cells: list[Cell], words: Mapping[str, str]) -> list[Cell]:
@@ -94,8 +95,10 @@ def fold(cells: list[Cell], words: Mapping[str, str]) -> list[Cell]:
     waiting: list[Cell] = []  # folded, and without outputs
     for cell in cells:
         tags = set(cell["metadata"].get("tags", []))
-        if FOLDED in tags and not cell["outputs"]:
-            waiting.append(cell)
+        if FOLDED in tags and not shows(cell):
+            waiting.append(cell | {"outputs": []})
+            if cell["outputs"]:  # numbers for the prose, which stay
+                kept.append(cell | {"source": "", "metadata": {"tags": ["remove-cell"]}})
             continue
         if FOLDED in tags:
             cell["source"] = "\n\n".join("".join(part["source"]) for part in [*waiting, cell])
@@ -111,6 +114,12 @@ def fold(cells: list[Cell], words: Mapping[str, str]) -> list[Cell]:
             look = cell["metadata"].setdefault("mystnb", {})
             look |= {"code_prompt_show": prompt, "code_prompt_hide": prompt}
     return kept
+
+
+def shows(cell: Cell) -> bool:
+    """Whether a reader sees an output of the cell."""
+    outputs = cell["outputs"]
+    return any("data" not in o or any(not mime.startswith(GLUED) for mime in o["data"]) for o in outputs)
 
 
 def made_by(cell: Cell) -> str:
