@@ -12,13 +12,14 @@ vaePlay.ppca = (eigenvalues, k) => {
 };
 
 vaePlay.kinds.spectrum = ({ eigenvalues, most }) => {
-  const { svg, html, slider, readout, announcer, predict, panel, linear, upright, clamp, fixed, brief, ppca } = vaePlay;
+  const { svg, html, slider, choice, readout, announcer, predict, panel, linear, upright, clamp, fixed, brief, ppca } = vaePlay;
   const few = ppca(eigenvalues, 2), more = ppca(eigenvalues, 5);
   const cost = (of) => Math.log(eigenvalues[0] / of.t) / 2;
   const asked = predict("Give the model more latents. What does its first latent cost then?",
     ["less, for the others share the work", "the same", "more"], cost(more) > cost(few) ? 2 : 0,
     `The noise is what the latents leave over. It falls from ${brief(few.t)} with two latents to ${brief(more.t)} with five, and against less noise the first latent says more: ${brief(cost(few))} nats, then ${brief(cost(more))}.`);
   const k = slider("k", { min: 1, max: most, step: 1, value: 2 }, String, () => { if (k.value >= 5) asked.seen(); update(); });
+  const scale = choice("Axis", { logarithmic: "logarithmic", linear: "linear" }, () => update());
   const numbers = { t: readout("noise variance t"), kl: readout("KL, nats"), log_likelihood: readout("log p(x), nats per item") };
   const status = announcer();
 
@@ -26,12 +27,13 @@ vaePlay.kinds.spectrum = ({ eigenvalues, most }) => {
     "The eigenvalues as bars from the largest to smaller ones, on a logarithmic axis, with a line at the noise variance; the bars of directions that have a latent are filled." },
   (width, height) => {
     const shown = eigenvalues.slice(0, most + 8), { t } = ppca(eigenvalues, k.value), floor = height - 24;
-    const ends = [Math.log10(shown.at(-1)) - 0.3, Math.log10(shown[0]) + 0.15], y = linear(ends, [floor, 20]);
-    const x = linear([0, shown.length], [44, width - 8]), wide = Math.max(2, x(0.75) - x(0)), line = y(Math.log10(t));
+    const log = scale.value === "logarithmic", height_of = log ? Math.log10 : (l) => l;
+    const ends = log ? [Math.log10(shown.at(-1)) - 0.3, Math.log10(shown[0]) + 0.15] : [0, 1.1 * shown[0]], y = linear(ends, [floor, 20]);
+    const x = linear([0, shown.length], [44, width - 8]), wide = Math.max(2, x(0.75) - x(0)), line = y(height_of(t));
     return [
-      upright(y, 44, ends, "log₁₀ l", 5),
+      upright(y, 44, ends, log ? "log₁₀ l" : "l", 5),
       shown.map((l, i) => svg("rect", { class: `bar vae-play-${i < k.value ? 0 : 1}`, x: x(i) + 2, width: wide,
-        y: y(Math.log10(l)), height: floor - y(Math.log10(l)) })),
+        y: y(height_of(l)), height: floor - y(height_of(l)) })),
       svg("line", { class: "axis", x1: 44, x2: width - 8, y1: floor, y2: floor }),
       svg("line", { class: "exact", x1: 44, x2: width - 8, y1: line, y2: line }),
       svg("text", { class: "halo", x: width - 10, y: line - 6, "text-anchor": "end" }, "noise variance t"),
@@ -53,7 +55,7 @@ vaePlay.kinds.spectrum = ({ eigenvalues, most }) => {
   return [
     asked.element,
     html("p", {}, "The optimum of the linear VAE for these data, whatever the number k of latents: the blue directions get one each, and the noise is the mean variance of all the others. A latent costs ½ ln(l/t) nats, the more the higher its bar reaches above the line."),
-    k.element, bars.element,
+    k.element, scale.element, bars.element,
     html("dl", {}, Object.values(numbers).map((number) => number.element)),
     status.element,
   ];
