@@ -98,7 +98,7 @@ def test_the_threshold_divides_as_sklearn_and_counting_do(open_figure: Open) -> 
     data = content(figure)
     normal = np.array(data["familiar"])
     for i, kind in enumerate(data["kinds"]):
-        figure.get_by_label("Anomalies").select_option(index=i)
+        figure.get_by_label("Anomalies", exact=True).select_option(index=i)
         strange, t = np.array(kind["scores"]), slider(figure, "t")
         t.fill(str(float(np.median(normal))))
         at = float(t.input_value())
@@ -112,7 +112,9 @@ def test_the_threshold_divides_as_sklearn_and_counting_do(open_figure: Open) -> 
 def test_the_line_of_the_threshold_can_be_dragged(open_figure: Open) -> None:
     figure = open_figure(THRESHOLD)
     before = float(slider(figure, "t").input_value())
-    box = figure.locator(".vae-play-grip").bounding_box()
+    grip = figure.locator(".vae-play-grip")
+    grip.scroll_into_view_if_needed()
+    box = grip.bounding_box()
     assert box
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     mouse = figure.page.mouse
