@@ -47,7 +47,8 @@ class Checkout:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.write("requirements.lock", "")
         self.write("vae_lab/__init__.py", "OFFSET = 1\n")
-        self.write("vae_lab/records.py", (ROOT / "vae_lab/records.py").read_text("utf-8"))
+        for name in ("records.py", "wording.py", "words.toml"):  # on which the workflow depends
+            self.write(f"vae_lab/{name}", (ROOT / "vae_lab" / name).read_text("utf-8"))
         self.write("book/_config.yml", yaml.dump(BOOK))
         self.write("book/index.md", "# Welcome\n")
 

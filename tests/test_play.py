@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from player import (
@@ -150,7 +151,9 @@ def test_playable_displays_data_under_a_type_that_the_book_knows(monkeypatch: py
     assert (unpack(found["data"]["values"]) == 1).all()
     with pytest.raises(ValueError, match="JSON"):
         play.playable("trick", {"mu": float("nan")})
-    element = extension["play_data"]("fig-x", {"kind": "trick", "data": {"text": "</script><b>"}})
+    words = {"no": 'No: "{answer}" <b>'}
+    element = extension["play_data"]("fig-x", {"kind": "trick", "data": {"text": "</script><b>"}}, words)
+    assert json.loads(BeautifulSoup(element, "html.parser").script["data-words"]) == words  # type: ignore[index]
     assert element.count("</script>") == 1 and "<b>" not in element
     assert json.loads(element.partition(">")[2].removesuffix("</script>")) == {"text": "</script><b>"}
 

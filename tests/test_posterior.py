@@ -212,3 +212,12 @@ def test_what_is_not_seen_does_not_count(likelihood: str) -> None:
     torch.testing.assert_close(first.mu, second.mu, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(first.sigma, second.sigma, rtol=1e-4, atol=1e-4)
     assert (first.sigma.mean() > plain.sigma.mean()).all()
+
+
+def test_what_is_seen_fits_the_items() -> None:
+    with pytest.raises(ValueError, match=r"seen: expected \(5, 64\), got \(5, 63\)"):
+        fit_posterior(some_vae(0), X, torch.zeros(1, 1, 1, 2), seen=torch.ones_like(X[:, 1:]))
+    conditional = VAE(64, 2, (16,), context=10).double()
+    with pytest.raises(ValueError, match="seen is for a VAE without context"):
+        fit_posterior(conditional, X, torch.zeros(1, 1, 1, 2), seen=torch.ones_like(X))
+    fit_posterior(conditional, X, torch.zeros(1, 1, 1, 2), steps=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -14,9 +16,11 @@ import pytest
 import yaml
 from checkout import Checkout
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
-from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME
+from vae_lab.records import CLAIM_MIME, PLAY_MIME, PROVENANCE_MIME
 from vae_lab.wording import ENGLISH, read_words
+from vae_workflow.pages import bring_together
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +74,7 @@ def test_a_book_can_be_built_without_solutions(checkout: Checkout) -> None:
 def test_make_hands_the_wish_on() -> None:
     """Where none is given, the configuration decides."""
     for target in ("book", "pdf", "full"):
-        command = ["make", "-n", "-o", ".venv/ready", target]
+        command = ["make", "--no-print-directory", "-n", "-o", ".venv/ready", target]
         plain, without = (
             subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
             for words in ([], ["SOLUTIONS=no"])
@@ -149,10 +153,14 @@ def chapter() -> nbformat.NotebookNode:
     boxes = [{"text/html": "<div>Holds.</div>", CLAIM_MIME: claim} for claim in records]
     boxes.append({"text/html": "<div>How to repeat this page</div>", PROVENANCE_MIME: PROVENANCE})
     outputs = [new_output("display_data", data) for data in boxes]
+    Image.new("L", (1, 1)).save(pixel := io.BytesIO(), "png")
+    picture = base64.b64encode(pixel.getvalue()).decode()
+    played = new_output("display_data", {"image/png": picture, PLAY_MIME: {"kind": "trick", "data": {}}})
     cells = [
         new_code_cell("import math", metadata={"tags": ["hide-input"]}),
         new_code_cell("seed = 0"),
         new_code_cell("two()", outputs=outputs[:2], metadata={"tags": ["hide-input"]}),
+        new_code_cell("play()", outputs=[played], metadata={"mystnb": {"figure": {"name": "fig-spiel"}}}),
         new_code_cell("foot()", outputs=outputs[2:], metadata={"tags": ["remove-input"]}),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -188,7 +196,7 @@ def test_the_words_of_one_file_are_on_the_pages(tmp_path: Path) -> None:
     assert complaints == ""
     shown = re.sub(r"<[^>]*>", "", pages)
     english = tomllib.loads(ENGLISH.read_text("utf-8"))
-    other_results = {"code.figure", "code.claim", "code.table", "code.other"}
+    other_results = {"code.figure", "code.claim", "code.table", "code.other", "page.further"}
     for section, texts in english.items():
         for name, text in texts.items():
             if f"{section}.{name}" in other_results:
@@ -197,6 +205,21 @@ def test_the_words_of_one_file_are_on_the_pages(tmp_path: Path) -> None:
             assert re.search(filled, shown) or translated(text) in pages, f"{section}.{name}"
     assert not re.search(r"(?<!«)(Holds|Does not hold|How to repeat)", shown)
     assert "«Holds»: <a" in pages.replace("</span>", "")
+
+
+@pytest.mark.parametrize(("named", "caption"), [("", "On other data"), ("words.de.toml", "«On other data»")])
+def test_further_pages_have_a_heading_from_the_file(tmp_path: Path, named: str, caption: str) -> None:
+    book, staged = tmp_path / "book", tmp_path / "staged"
+    book.mkdir()
+    texts = ENGLISH.read_text("utf-8").replace('"On other data"', '"«On other data»"')
+    (book / "words.de.toml").write_text(texts, "utf-8")
+    (book / "_config.yml").write_text(f"sphinx: {{config: {{vae_words: '{named}'}}}}", "utf-8")
+    (book / "_toc.yml").write_text("chapters: [{file: chapters/01_eins}]", "utf-8")
+    page = tmp_path / "01_eins--bunt.ipynb"
+    nbformat.write(chapter(), page)
+    bring_together(book, [page], staged)
+    contents = yaml.safe_load((staged / "_toc.yml").read_text("utf-8"))
+    assert contents["parts"][1]["caption"] == caption
 
 
 def test_a_citation_of_no_claim_and_a_verdict_of_no_kind_are_errors(tmp_path: Path) -> None:

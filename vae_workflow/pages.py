@@ -14,6 +14,8 @@ from typing import Any
 import nbformat
 import yaml
 
+from vae_lab.wording import Words, read_words
+
 from .executed import Damaged, read_executed
 from .sources import PACKAGE, fingerprint, unchanged
 from .workplace import Workplace
@@ -122,7 +124,15 @@ def bring_together(book: Path, chapters: list[Path], staged: Path, solutions: bo
         copy(chapter, staged / "chapters" / chapter.name)
         if "--" in chapter.stem:
             set_apart(staged / "chapters" / chapter.name)
-    add_to_contents(staged / "_toc.yml", [c.stem for c in chapters if "--" in c.stem])
+    if further := [c.stem for c in chapters if "--" in c.stem]:
+        add_to_contents(staged / "_toc.yml", further, words_of(book)["page"]["further"])
+
+
+def words_of(book: Path) -> Words:
+    """The words that the book in the folder `book` adds to its pages."""
+    config = yaml.safe_load((book / "_config.yml").read_text("utf-8"))
+    named = config.get("sphinx", {}).get("config", {}).get("vae_words")
+    return read_words(book / named) if named else read_words()
 
 
 def _stale(chapters: list[Path], parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -166,13 +176,11 @@ def apart(text: str, variant: str) -> str:
     return str(nbformat.writes(notebook)) + "\n"
 
 
-def add_to_contents(contents: Path, names: list[str]) -> None:
-    """Lists further pages after the last part that has chapters."""
-    if not names:
-        return
+def add_to_contents(contents: Path, names: list[str], caption: str) -> None:
+    """Lists further pages in a part of their own after the last part that has chapters."""
     toc = yaml.safe_load(contents.read_text("utf-8"))
     further = {
-        "caption": "On other data",
+        "caption": caption,
         "numbered": True,
         "chapters": [{"file": f"chapters/{name}"} for name in names],
     }

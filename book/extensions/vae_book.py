@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 import os
@@ -211,13 +212,13 @@ def add_dark_twins(app: Sphinx, doctree: nodes.document) -> None:
         image.parent.replace(image, wrapper)
 
 
-def play_data(figure: str, play: Mapping[str, Any]) -> str:
+def play_data(figure: str, play: Mapping[str, Any], words: Mapping[str, str]) -> str:
     """The data of a playable figure as an element of its page: inert, until a script reads it."""
     text = json.dumps(play["data"], separators=(",", ":"), ensure_ascii=False).replace("<", r"\u003c")
-    kind = play["kind"]
+    kind, own = play["kind"], html.escape(json.dumps(words, ensure_ascii=False))
     return (
-        f'<script type="application/json" class="vae-play-data" data-kind="{kind}" data-figure="{figure}">'
-        f"{text}</script>"
+        f'<script type="application/json" class="vae-play-data" data-kind="{kind}" data-figure="{figure}" '
+        f'data-words="{own}">{text}</script>'
     )
 
 
@@ -241,7 +242,7 @@ def prepare_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
         for play in plays:
             # After the cell: myst_nb would make a figure, with the same name, of every output in it.
             cell["outputs"] = [o for o in cell["outputs"] if PLAY_MIME not in o.get("data", {})]
-            source = play_data(cell["metadata"]["mystnb"]["figure"]["name"], play)
+            source = play_data(cell["metadata"]["mystnb"]["figure"]["name"], play, words["play"])
             raw = {"cell_type": "raw", "id": f"{cell['id']}-play", "metadata": {"format": "text/html"}}
             notebook["cells"].append(raw | {"source": source})
         for output in cell.get("outputs", []):

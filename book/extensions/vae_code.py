@@ -98,7 +98,8 @@ def fold(cells: list[Cell], words: Mapping[str, str]) -> list[Cell]:
         if FOLDED in tags and not shows(cell):
             waiting.append(cell | {"outputs": []})
             if cell["outputs"]:  # numbers for the prose, which stay
-                kept.append(cell | {"source": "", "metadata": {"tags": ["remove-cell"]}})
+                own = {"id": f"{cell['id']}-numbers", "source": "", "metadata": {"tags": ["remove-cell"]}}
+                kept.append(cell | own)
             continue
         if FOLDED in tags:
             cell["source"] = "\n\n".join("".join(part["source"]) for part in [*waiting, cell])

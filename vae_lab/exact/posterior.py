@@ -61,6 +61,10 @@ def fit_posterior(
     with torch.no_grad():
         start = vae.encoder(x)
     check_broadcasts("eps", eps, start.mu.shape, samples=True)
+    if seen is not None:
+        check_broadcasts("seen", seen, tuple(x.shape))
+        if vae.context:
+            raise ValueError("seen is for a VAE without context: a conditional one models the other features")
     eps = eps if eps.ndim > start.mu.ndim else eps.unsqueeze(0)
     mu, log_sigma = start.mu.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()
     share = (x.new_ones(len(eps)) / len(eps) if weights is None else weights.to(x)).view(-1, 1, 1)

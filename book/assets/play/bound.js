@@ -16,7 +16,7 @@ vaePlay.bound = ({ z, log_likelihood, log_prior, width }, mu, sigma) => {
 };
 
 vaePlay.kinds.bound = (data) => {
-  const { html, svg, slider, button, readout, announcer, predict, runner, panel, linear, axis, path, clamp, grip, fixed, brief,
+  const { words, html, svg, slider, button, readout, announcer, predict, runner, panel, linear, axis, path, clamp, grip, fixed, brief,
     bell } = vaePlay;
   const { z, log_likelihood, log_prior, width: widths, log_evidence: evidence, mu: mu0, sigma: sigma0 } = data;
   const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 2.2 * Math.max(...posterior);
@@ -141,7 +141,7 @@ vaePlay.kinds.bound = (data) => {
     asked.element,
     html("p", {}, "Move q, by its handles or by the sliders, or let it climb. All values are in nats."),
     mu.element, sigma.element,
-    html("div", { class: "vae-play-buttons" }, climbing.buttons, button("Reset", reset)),
+    html("div", { class: "vae-play-buttons" }, climbing.buttons, button(words.reset, reset)),
     html("div", { class: "vae-play-over" }, densities.element, hold.mu.element, hold.sigma.element),
     bars.element,
     html("dl", {}, Object.values(numbers).map((number) => number.element)),

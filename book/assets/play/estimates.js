@@ -12,7 +12,7 @@ vaePlay.singleGradients = (w, mu, sigma, eps) => {
 };
 
 vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
-  const { html, svg, slider, button, choice, readout, announcer, predict, runner, panel, linear, upright, path, clamp, fixed,
+  const { words, html, svg, slider, button, choice, readout, announcer, predict, runner, panel, linear, upright, path, clamp, fixed,
     brief, normal } = vaePlay;
   const most = 10000, estimators = { pathwise: "pathwise", score: "score function" }, parameters = { mu: "μ", sigma: "σ" };
   let runs, count; // runs: estimator -> parameter -> the moments so far, and what they were at some counts
@@ -113,7 +113,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
     asked.element,
     html("p", {}, "Each sample gives one estimate of the gradient (faint points, where the axis reaches them); the lines are the means of all estimates so far, the bands two standard errors to both sides. Another σ starts anew."),
     shown.element, by.element, sigma.element,
-    html("div", { class: "vae-play-buttons" }, running.buttons, button("Reset", reset)),
+    html("div", { class: "vae-play-buttons" }, running.buttons, button(words.reset, reset)),
     chart.element,
     html("dl", {}, samples.element, Object.values(numbers).map((number) => number.element)),
     status.element,

@@ -4,6 +4,7 @@
 
 const vaePlay = (() => {
   const kinds = {}; // name -> data => nodes of the widget; each script in this folder adds its own
+  const words = {}; // what they have in common, in the language of the page
 
   // Nodes
 
@@ -95,8 +96,8 @@ const vaePlay = (() => {
     let given, known = false;
     const buttons = answers.map((text, i) =>
       html("button", { type: "button", "aria-pressed": "false", onclick: () => { given = i; tell(); } }, text));
-    const no = `No: ${answers[right]}. `;
-    const verdict = html("p", { "aria-live": "polite" }, "Say what you expect, then try it.");
+    const no = `${words.no.replace("{answer}", answers[right])} `;
+    const verdict = html("p", { "aria-live": "polite" }, words.expect);
     const room = html("p", { class: "vae-play-room", "aria-hidden": "true" }, no, because);
     function tell() {
       if (given === undefined) return;
@@ -104,12 +105,12 @@ const vaePlay = (() => {
         one.setAttribute("aria-pressed", i === given);
         if (known) one.dataset.mark = i === right ? "✓" : i === given ? "✗" : "";
       });
-      if (known) verdict.replaceChildren(html("strong", {}, given === right ? "Yes. " : no), because);
-      else verdict.textContent = "Now try it.";
+      if (known) verdict.replaceChildren(html("strong", {}, given === right ? `${words.yes} ` : no), because);
+      else verdict.textContent = words.try;
     }
     return {
       element: html("div", { class: "vae-play-predict", role: "group", "aria-labelledby": id },
-        html("p", { id }, html("strong", {}, "Predict: "), question),
+        html("p", { id }, html("strong", {}, `${words.predict} `), question),
         html("div", { class: "vae-play-buttons" }, buttons),
         html("div", { class: "vae-play-verdict" }, room, verdict)),
       seen() {
@@ -122,13 +123,13 @@ const vaePlay = (() => {
 
   // Two buttons. The first makes one step: `advance(1)`. The other makes `pace()` steps at a time, 25 times a second,
   // until it is pressed again or `advance` returns false; for readers who want less motion, `leap` steps at once.
-  function runner(advance, { name = "Step", pace = () => 1, leap = 100 } = {}) {
+  function runner(advance, { name = words.step, pace = () => 1, leap = 100 } = {}) {
     let timer;
-    const run = button("Run", () => {
+    const run = button(words.run, () => {
       if (timer) stop();
       else if (matchMedia("(prefers-reduced-motion: reduce)").matches) advance(leap);
       else {
-        run.textContent = "Pause";
+        run.textContent = words.pause;
         timer = setInterval(() => { if (!run.isConnected || advance(pace()) === false) stop(); }, 40);
       }
     });
@@ -136,7 +137,7 @@ const vaePlay = (() => {
     function stop() {
       clearInterval(timer);
       timer = undefined;
-      run.textContent = "Run";
+      run.textContent = words.run;
     }
     return { buttons: [button(name, () => { stop(); advance(1); }), run], stop };
   }
@@ -302,9 +303,11 @@ const vaePlay = (() => {
   function build(source) {
     const figure = document.getElementById(source.dataset.figure);
     figure.querySelector(".vae-play")?.remove();
+    Object.assign(words, JSON.parse(source.dataset.words));
     const nodes = kinds[source.dataset.kind](JSON.parse(source.textContent));
     const number = figure.querySelector(".caption-number").textContent.trim();
-    const widget = html("div", { class: "vae-play", role: "group", "aria-label": `${number}, to play with` }, nodes);
+    const label = words.playing.replace("{figure}", number);
+    const widget = html("div", { class: "vae-play", role: "group", "aria-label": label }, nodes);
     figure.insertBefore(widget, figure.querySelector("figcaption"));
     figure.classList.add("vae-playing");
   }
@@ -313,6 +316,6 @@ const vaePlay = (() => {
     document.querySelectorAll("script.vae-play-data").forEach(build);
   });
 
-  return { kinds, build, html, svg, slider, button, select, choice, readout, announcer, predict, runner, panel, linear,
+  return { kinds, words, build, html, svg, slider, button, select, choice, readout, announcer, predict, runner, panel, linear,
     axis, upright, curve, path, clamp, picture, draw, grip, fixed, brief, bell, normal, unpack, decoder };
 })();

@@ -2,7 +2,7 @@
 "use strict";
 
 vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
-  const { html, svg, slider, button, select, choice, announcer, predict, panel, linear, axis, upright, path, clamp, unpack,
+  const { words, html, svg, slider, button, select, choice, announcer, predict, panel, linear, axis, upright, path, clamp, unpack,
     brief } = vaePlay;
   const letters = { loc: "μ", scale: "σ" };
   const estimators = costs[0].parameters.loc.estimators.map(({ name }) => name);
@@ -122,7 +122,7 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
   return [
     asked.element,
     html("p", {}, `Choose a cost and move k. Each point is the gradient from a single sample, ${batch} at a time. The line is the exact gradient, the bar below the points the standard deviation to both sides of it (dashed where it was measured). The axis is the same for all k, unless you fit it to one. Points beyond the edge are drawn on it, as diamonds.`),
-    html("div", { class: "vae-play-buttons" }, cost.element, button("Draw again", () => { turn += 1; update(); }),
+    html("div", { class: "vae-play-buttons" }, cost.element, button(words.again, () => { turn += 1; update(); }),
       html("label", {}, fit, "fit the axis to this k")),
     parameter.element, k.element, picture.element,
     html("p", { class: "vae-play-exact" }, "exact gradient ", exact),

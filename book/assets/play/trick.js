@@ -3,7 +3,7 @@
 "use strict";
 
 vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
-  const { html, svg, slider, button, choice, readout, announcer, predict, runner, panel, linear, axis, upright, curve,
+  const { words, html, svg, slider, button, choice, readout, announcer, predict, runner, panel, linear, axis, upright, curve,
     path, clamp, fixed, bell, normal } = vaePlay;
   const rules = { trick: "z = μ + σ · ε", sample: "sample()", none: "no ε: z = μ", ones: "z = μ + σ" };
   const digits = Math.max(0, -Math.floor(Math.log10(sigma0 / 30))), most = 300, kept = 40;
@@ -210,9 +210,9 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
     html("p", {}, "Move μ and σ by hand with ε frozen, and z slides along its paths, whose slopes are its derivatives. Unfreeze ε, and every move draws another one: z jumps, and no path is left. Each step of gradient descent draws another sample, takes the cost's slope there (the tangent) times the derivatives of z, and moves μ and σ downhill."),
     law.element, mu.element, sigma.element, eps.element,
     html("div", { class: "vae-play-buttons" },
-      html("strong", {}, "By hand"), button("Draw again", () => { redraw(); update(); }), html("label", {}, frozen, "freeze ε")),
+      html("strong", {}, "By hand"), button(words.again, () => { redraw(); update(); }), html("label", {}, frozen, "freeze ε")),
     html("div", { class: "vae-play-buttons" },
-      html("strong", {}, "Gradient descent"), learning.buttons, button("Reset", reset)),
+      html("strong", {}, "Gradient descent"), learning.buttons, button(words.reset, reset)),
     overview.element,
     html("div", { class: "vae-play-paths" }, routes.map((shown) => shown.element), history.element),
     html("dl", {}, Object.values(numbers).map((number) => number.element)),
