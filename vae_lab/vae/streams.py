@@ -73,7 +73,8 @@ class Streams:
         """`sample(shape, generator)` of each stream, stacked: (R, *shape)."""
         if not self.generators:
             return torch.empty(self.count, *shape, device=self.device)
-        drawn = torch.stack([sample(shape, generator) for generator in self.generators])
+        each = [sample(shape, generator) for generator in self.generators]
+        drawn = torch.stack(each) if len(each) > 1 else each[0].unsqueeze(0)
         return drawn if self._select is None else drawn.index_select(0, self._select)
 
 

@@ -10,8 +10,10 @@ from dataclasses import MISSING, fields
 from inspect import Parameter, Signature, signature
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +22,7 @@ from ..estimators import ESTIMATORS
 from ..estimators.costs import CostError
 from ..settings import check
 from .evaluation import evaluate
+from .handwritten import HandwrittenStep, covers
 from .model import VAE, as_items
 from .noise import TrainingNoise
 from .objectives import OBJECTIVES, Draws, Terms, bound, elbo, with_free_bits
@@ -67,7 +70,7 @@ def fit(
     training = Training(vae, data, Recipe(replicas=getattr(vae, "replicas", 1), **settings), test)
     epochs = range(1, training.recipe.epochs + 1)
     bar = tqdm(epochs, "training", unit="epoch", disable=not progress, mininterval=1.0)
-    return pd.concat([training.epoch(number) for number in bar], ignore_index=True)
+    return training.history([training.epoch(number) for number in bar])
 
 
 # What help and completion show: the settings by their names.
@@ -127,6 +130,10 @@ class Training:
         self.optimizer = torch.optim.Adam(self.moved, lr=recipe.learning_rate, fused=True)
         if recipe.draws_by_itself:
             torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
+        self.handwritten: HandwrittenStep | None = None
+        if covers(vae, recipe):
+            decay = self.decay.unsqueeze(-1) if any(recipe.decoder_l2) else None
+            self.handwritten = HandwrittenStep(vae, recipe.learning_rate, self.detached, decay)
         # glibc hands the memory of large tensors back to the kernel at every step, and takes it again page by
         # page, until it has once seen a free of nearly 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
         torch.empty(31 * 2**20, dtype=torch.uint8)
@@ -154,35 +161,57 @@ class Training:
                 one = self.items[:1]
                 bound(vae, vae.encoder(one), one, recipe.objective, recipe.estimator, recipe.samples)
 
-    def epoch(self, number: int) -> pd.DataFrame:
-        """One pass over the data, and a row of the history for each replica."""
+    def epoch(self, number: int) -> dict[str, NDArray[Any]]:
+        """One pass over the data; columns of the history, with a value for each replica."""
         self.beta = self.column(self.recipe.betas(number))
         order = self.order.draw(permutation, len(self.items))
         eps = None if self.recipe.draws_by_itself else self.noise.epoch(order).to(self.items)
-        totals = self.items.new_zeros(2, self.vae.replicas, dtype=torch.float64)
+        terms = self.items.new_zeros(2, *order.shape)  # of each item, in the order of the epoch
+        if self.handwritten:
+            assert eps is not None
+            self.by_hand(self.handwritten, order, eps, terms)
+        else:
+            self.by_autograd(order, eps, terms)
+        return self.report(number, terms.mean(-1, dtype=torch.float64))
+
+    @torch.inference_mode()
+    def by_hand(self, step: HandwrittenStep, order: Tensor, eps: Tensor, terms: Tensor) -> None:
+        """The steps of an epoch with items in `order` (R, items) and `eps` (R, items, Z); writes the `terms`
+        (2, R, items) of the ELBO."""
+        beta, size = self.beta.unsqueeze(-1), self.recipe.batch_size
+        batches = zip(
+            order.split(size, 1), eps.split(size, 1), *(t.split(size, 1) for t in terms), strict=True
+        )
+        for index, noise, log_x, kl in batches:
+            buffers = step.buffers(index.shape[1])
+            self.batch(index, out=buffers.x)
+            step(buffers, noise, beta, log_x, kl)
+        step.store()
+
+    def by_autograd(self, order: Tensor, eps: Tensor | None, terms: Tensor) -> None:
+        """The same for any model and recipe; `eps` (…, R, items, Z), or None where the estimator draws."""
         for first in range(0, len(self.items), self.recipe.batch_size):
             batch = slice(first, first + self.recipe.batch_size)
             x = self.batch(order[:, batch])
             try:
-                terms = self.step(x, None if eps is None else eps[..., batch, :])
+                found = self.step(x, None if eps is None else eps[..., batch, :])
             except (RuntimeError, ValueError):  # an estimator draws nothing where q's parameters are NaN
                 if not self.recipe.draws_by_itself:
                     raise
                 lost = self.vae.encoder.stack(x).isnan().flatten(1).any(1)
                 if not lost.any():
                     raise
-                totals[:, lost] = math.nan
+                terms[:, lost] = math.nan
                 break
-            totals += torch.stack([term.detach().sum(-1, dtype=torch.float64) for term in terms])
-        return self.report(number, totals / len(self.items))
+            terms[..., batch] = torch.stack(found).detach()
 
-    def batch(self, index: Tensor) -> Tensor:
+    def batch(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The items that `index` (R, B) names, binarised afresh where the data ask for it: (R, B, D)."""
-        x = self.items.index_select(0, index.flatten()).unflatten(0, index.shape)
+        rows = None if out is None else out.view(-1, out.shape[-1])
+        x = torch.index_select(self.items, 0, index.reshape(-1), out=rows).view(*index.shape, -1)
         if self.binarize:
-            pixels, context = x.split([x.shape[-1] - self.vae.context, self.vae.context], dim=-1)
-            pixels = (self.pixels.draw(standard_uniform, *pixels.shape[1:]) < pixels).to(x.dtype)
-            x = torch.cat([pixels, context], dim=-1) if self.vae.context else pixels
+            pixels = x[..., : x.shape[-1] - self.vae.context]
+            pixels.gt_(self.pixels.draw(standard_uniform, *pixels.shape[1:]))
         return x
 
     def step(self, x: Tensor, eps: Tensor | None) -> Terms:
@@ -221,13 +250,37 @@ class Training:
         paid = with_free_bits(vae, q, terms, self.free) if any(recipe.free_bits) else terms
         return paid.weighted(self.beta), terms
 
-    def report(self, number: int, means: Tensor) -> pd.DataFrame:
-        """The rows of epoch `number` from the `means` (2, R) of the two terms; raises if they are not
+    def report(self, number: int, means: Tensor) -> dict[str, NDArray[Any]]:
+        """The columns of epoch `number` from the `means` (2, R) of the two terms; raises if they are not
         finite."""
         reconstruction, kl = means.cpu()
-        # The last step of an epoch shows in the weights only.
-        weights = [p.detach().flatten(1).isfinite().all(1) for p in self.vae.parameters()]
-        finite = (reconstruction - kl).isfinite() & torch.stack(weights).all(0).cpu()
+        self.check_finite(number, reconstruction, kl)
+        replicas = self.vae.replicas
+        columns = {
+            "epoch": np.full(replicas, number),
+            "replica": np.arange(replicas),
+            "elbo": (reconstruction - kl).numpy(),
+            "reconstruction": reconstruction.numpy(),
+            "kl": kl.numpy(),
+            "seconds": np.full(replicas, time.perf_counter() - self.start),
+        }
+        every = self.recipe.test_every
+        if every and (number % every == 0 or number == self.recipe.epochs):
+            assert self.test is not None
+            scores = evaluate(self.vae, self.test, importance_samples=1, seed=number)
+            columns["test_elbo"] = scores["elbo"].to_numpy()
+        elif every:
+            columns["test_elbo"] = np.full(replicas, np.nan)
+        return columns
+
+    def check_finite(self, number: int, reconstruction: Tensor, kl: Tensor) -> None:
+        """Raises if a term (R,) or a weight is not finite; the last step shows in the weights only."""
+        weights = [p.detach() for p in self.vae.parameters()]
+        norms = torch.stack(torch._foreach_norm(weights)).sum().cpu()  # NaN and infinity come through
+        if (reconstruction - kl + norms).isfinite().all():
+            return
+        well = torch.stack([p.flatten(1).isfinite().all(1) for p in weights]).all(0).cpu()
+        finite = (reconstruction - kl).isfinite() & well
         if not finite.all():
             r = int((~finite).nonzero()[0])
             raise FloatingPointError(
@@ -235,20 +288,11 @@ class Training:
                 f"reconstruction {reconstruction[r]:g} and KL {kl[r]:g}, "
                 f"with {self.recipe.of(r)}; {self.advice()}"
             )
-        rows = {
-            "epoch": number,
-            "replica": range(self.vae.replicas),
-            "elbo": (reconstruction - kl).numpy(),
-            "reconstruction": reconstruction.numpy(),
-            "kl": kl.numpy(),
-            "seconds": time.perf_counter() - self.start,
-        }
-        every = self.recipe.test_every
-        if every and (number % every == 0 or number == self.recipe.epochs):
-            assert self.test is not None
-            scores = evaluate(self.vae, self.test, importance_samples=1, seed=number)
-            rows["test_elbo"] = scores["elbo"]
-        return pd.DataFrame(rows)
+
+    @staticmethod
+    def history(epochs: Sequence[dict[str, NDArray[Any]]]) -> pd.DataFrame:
+        """One row for each epoch and replica."""
+        return pd.DataFrame({name: np.concatenate([one[name] for one in epochs]) for name in epochs[0]})
 
     def advice(self) -> str:
         """What most often helps where a loss is not finite."""
