@@ -88,6 +88,8 @@ def test_every_exercise_has_an_address() -> None:
 
 QUESTIONS = """\
 How does the trick work, and why is it needed?
+Is ε trained? Is epsilon a parameter?
+Is the trick necessary to train a VAE?
 Is sampling used in training, at test time, or both?
 Why is μ + σε distributed as N(μ, σ²)?
 Why not μ + σ?
@@ -106,7 +108,7 @@ Does REINFORCE work too?
 When should I use REINFORCE rather than the trick?
 Why does the trick lower variance?
 Does the trick always lower variance?
-Is the trick biased?
+Is the trick biased, or is its gradient unbiased?
 Why is σ's gradient noisier than μ's?
 Is one sample enough?
 What are sticking the landing (STL) and DReG?
@@ -123,6 +125,7 @@ KL weight: sum or mean over dimensions and pixels?
 A sigmoid in the decoder, with BCEWithLogits?
 BCE or MSE, and what noise does MSE assume?
 Why the KL to N(0, I)?
+The KL: by its formula, or from draws?
 Does minimising the KL cause collapse?
 The KL goes to zero at once: what should I check?
 Does a collapsed VAE come back?
@@ -130,14 +133,16 @@ How many latents does a VAE need?
 Should log σ be clamped?
 Same seed, same result? On a GPU?
 β-VAE, normalizing flows, SAC: is it the same trick?
-Does a diffusion model use the reparameterization trick?
+What does β do?
+Are the latents disentangled, or interpretable?
+Does a diffusion model (DDPM) use the reparameterization trick?
 Does a VQ-VAE use it, and what is straight-through?
 How do I make a conditional VAE?
 Can the prior be learned?
 Is the ELBO the log-likelihood? How is a VAE evaluated?
 Blurry reconstructions or bad samples: which part is to blame?
 Why are the images blurry?
-At test time, μ or a sample?
+At test time, μ or a sample? Do I need ε there?
 Why can we generate from N(0, I)?""".splitlines()
 ANSWERS = sections("faq", level=3)
 PROOF = r"\{(?:numref|eq|doc|claim)\}`|\]\(#exercise-"
