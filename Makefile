@@ -8,10 +8,11 @@ WITH := $(if $(SOLUTIONS),--config solutions=$(SOLUTIONS)) # else as the configu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PEERS := benchmarks/peers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv book pdf full lab test fuzz lint bench serve clean
+.PHONY: help venv book pdf full lab test fuzz lint bench peers serve clean
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
@@ -24,6 +25,7 @@ help:
 	@echo 'make fuzz    try many more inputs than the tests do: make fuzz INPUTS=100000'
 	@echo 'make lint    check style, types, the order of the layers, and metadata'
 	@echo 'make bench   measure the speed of training and of gradient estimation'
+	@echo 'make peers   measure a step of training beside JAX, in an environment of its own'
 	@echo 'make venv    only create the virtual environment, $(VENV)'
 	@echo 'make clean   remove what was built, but not $(VENV)'
 
@@ -66,6 +68,14 @@ lint: $(READY) # of files that git knows: what else lies in notebooks/ is somebo
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 
+peers: $(PEERS)/.venv/ready
+	OMP_NUM_THREADS=1 PYTHONPATH=.:benchmarks $(PEERS)/.venv/bin/python $(PEERS)/jax_training.py
+
+$(PEERS)/.venv/ready: $(PEERS)/requirements.lock
+	@$(PYTHON) -m venv $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/$(CHAPTER).ipynb
 
@@ -74,4 +84,4 @@ serve: book
 
 clean:
 	rm -rf build book/_build .snakemake .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path '*/.venv/*' -prune -exec rm -rf {} +
