@@ -63,7 +63,7 @@ def evaluate_items(
     # Chunks bound the memory: about a million decoder outputs per replica at a time. Their size must not
     # depend on the number of replicas, so that a replica draws the same eps in any company.
     samples = max(1, 2**20 // (vae.features * 64))
-    # A processor is done sooner with parts that stay in its cache, if they are not too small for its products.
+    # A processor is done sooner with parts that stay in its cache, if its products do not get too small.
     cached = max(4, 2**17 // (vae.replicas * 64 * vae.features))
     found: list[Tensor] = []
     for items in x.split(64):

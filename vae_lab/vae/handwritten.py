@@ -118,7 +118,7 @@ class DenseStack:
 
     def rooms(self, items: int) -> list[Room]:
         """Buffers for so many `items` of each replica, in which the first h is the input."""
-        made = []
+        made: list[Room] = []
         for layer in self.layers:
             replicas, inputs, outputs = layer.weight.shape
             over = made and not self.keeps_a
