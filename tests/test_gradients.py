@@ -293,7 +293,7 @@ def test_signal_and_noise_of_the_whole_gradient() -> None:
         ({"objective": "iwea"}, UnknownName, "did you mean 'iwae'"),
         ({"estimator": "rlo"}, UnknownName, "did you mean 'rloo'"),
         ({"objective": "dreg", "estimator": "rloo"}, ValueError, "'dreg' has its own gradient"),
-        ({"estimator": "rloo"}, NotApplicable, "n is at least 2, got 1"),
+        ({"estimator": "rloo"}, NotApplicable, "n must be at least 2; got 1"),
         ({"estimator": "arm"}, NotApplicable, "needs a Bernoulli, got Normal"),
         ({"x": torch.rand(4, 6)}, ValueError, "the items have 6"),
         ({"vae": VAE(4, 2, channels=(3,)), "x": torch.rand(4, 4)}, ValueError, "this VAE has channels="),

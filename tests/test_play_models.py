@@ -62,7 +62,7 @@ def test_noisy_codes_are_those_of_the_replicas_that_are_named() -> None:
 def test_noise_changes_pictures_as_much_as_the_decoders_say(open_figure: Open, unit: str) -> None:
     figure = open_figure(NOISE)
     data = content(figure)
-    slider(figure, "τ").fill("0.5")
+    slider(figure, "size").fill("0.5")
     figure.locator(f"input[value={unit}]").check()
     for model in data["models"]:
         mu, eps = np.array(model["mu"][0]), np.array(data["eps"])
@@ -74,7 +74,7 @@ def test_noise_changes_pictures_as_much_as_the_decoders_say(open_figure: Open, u
         )
     canvas = figure.get_by_role("img", name=f"Decoded with noise, trained {data['models'][1]['name']}").first
     assert np.abs(ink(canvas) - 255 * moved[0]).max() <= 1.5
-    slider(figure, "τ").fill("0")
+    slider(figure, "size").fill("0")
     assert readout(figure, f"grey levels change, trained {data['models'][0]['name']}") == 0
 
 
@@ -90,7 +90,7 @@ def test_the_figure_with_noise_asks_first(open_figure: Open) -> None:
         changes.append(np.mean([np.sqrt(((b - a) ** 2).mean()) for a, b in pairs]))
     alike = abs(changes[0] - changes[1]) < 0.2 * max(changes)
     right = 2 if alike else int(changes[1] > changes[0])
-    assert_predicts(figure, lambda: slider(figure, "τ").fill("0.3"), right=right)
+    assert_predicts(figure, lambda: slider(figure, "size").fill("0.3"), right=right)
 
 
 def test_the_threshold_divides_as_sklearn_and_counting_do(open_figure: Open) -> None:

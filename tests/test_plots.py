@@ -222,8 +222,8 @@ def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> N
     frame = benchmark(torch.cos, q, ["pathwise", "score_function", "frozen_epsilon"], replicates=2_000)
     ax = plots.plot_benchmark(frame, quantity)
     names = [label.get_text() for label in ax.get_yticklabels()]
-    known = {"pathwise", "score function", "frozen ε"}
-    assert set(names) == (known - {"frozen ε"} if quantity == "variance" else known)
+    known = {"pathwise", "score function", "ε = 1"}
+    assert set(names) == (known - {"ε = 1"} if quantity == "variance" else known)
     means = frame.groupby(["estimator", "parameter"])[quantity].mean()
     code, drawn = {plain_name(name): name for name in frame["estimator"]}, {}
     for line in ax.lines:
@@ -232,7 +232,7 @@ def test_a_benchmark_shows_every_estimator_with_its_interval(quantity: str) -> N
                 parameter = {"o": "loc", "s": "scale"}[line.get_marker()]
                 drawn[code[names[round(y)]], parameter] = x
                 hollow = to_hex(line.get_markerfacecolor()) == plots.PAPER
-                assert hollow == (names[round(y)] == "frozen ε"), "hollow: not declared unbiased"
+                assert hollow == (names[round(y)] == "ε = 1"), "hollow: not declared unbiased"
     for key, value in drawn.items():
         np.testing.assert_allclose(value, means[key])
     assert len(drawn) == 2 * len(names)

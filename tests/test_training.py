@@ -157,7 +157,7 @@ def test_every_estimator_for_binary_latents_was_trained_by() -> None:
             "eps moves normal latents, and this VAE's are Bernoulli; use objective='elbo'",
         ),
         ({"objective": "dreg"}, "such as 'disarm' or 'rebar'"),
-        ({"estimator": "rloo"}, "n is at least 2, got 1"),
+        ({"estimator": "rloo"}, "n must be at least 2; got 1"),
         ({"estimator": "measure_valued", "noise": "none"}, "'measure_valued' draws z by itself"),
     ],
 )
@@ -271,7 +271,7 @@ def test_without_noise_the_report_is_better_and_the_honest_score_worse() -> None
         ({"objective": "iwae", "beta": [1.0, 2.0]}, ValueError, "beta weighs the KL of objective='elbo'"),
         ({"estimator": "rloo", "noise": "none"}, ValueError, "'rloo' draws z by itself"),
         ({"estimator": "rloo", "noise_scale": 0.5}, ValueError, "'rloo' draws z by itself"),
-        ({"estimator": "rloo"}, NotApplicable, "n is at least 2, got 1"),
+        ({"estimator": "rloo"}, NotApplicable, "n must be at least 2; got 1"),
         ({"estimator": "arm"}, NotApplicable, "needs a Bernoulli, got Normal"),
         ({"epochs": 2.0}, ValueError, "epochs should be a valid integer, got 2.0"),
         ({"samples": 2.0}, ValueError, "samples should be a valid integer, got 2.0"),

@@ -41,7 +41,7 @@ def pathwise(q: Distribution, cost: Cost, n: int) -> Tensor:
     return cost(q.rsample(torch.Size((n,))))
 
 
-@estimator(unbiased=False, requires=(normal,), reference="", title="frozen ε")
+@estimator(unbiased=False, requires=(normal,), reference="", title="ε = 1")
 def frozen_epsilon(q: Distribution, cost: Cost, n: int) -> Tensor:
     """∇f(μ + σ): ε = 1, always. No variance, and the gradient of a function other than E[f]."""
     base = unwrap(q)

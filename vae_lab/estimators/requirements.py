@@ -73,7 +73,7 @@ def aligned(q: Distribution, cost: CheckedCost, n: int) -> str | None:
 
 def several(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     """n >= 2: a sample is compared with the others."""
-    return None if n >= 2 else f"it compares each sample with the others, so n is at least 2, got {n}"
+    return None if n >= 2 else f"it compares each sample with the others, so n must be at least 2; got {n}"
 
 
 def normal(q: Distribution, cost: CheckedCost, n: int) -> str | None:

@@ -275,6 +275,13 @@ def _with_efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns=["broken", "effective", "heavy", "refuted"])
 
 
+def _three_digits(number: Any) -> str:
+    """Three significant digits, without an exponent where a number is at least 100 and below a million."""
+    if 100 <= abs(number) < 1e6:
+        return f"{float(f'{number:.3g}'):,.0f}"
+    return f"{number:#.3g}" if number else "0"
+
+
 def table(frame: pd.DataFrame) -> Styler:
     """The frame of `benchmark` for a page, with the names of texts: biases are in standard errors.
 
@@ -301,7 +308,7 @@ def table(frame: pd.DataFrame) -> Styler:
         page.hide()
         .format(precision=4, na_rep="–", subset=["exact", "mean"])
         .format("{:.1f}", na_rep="–", subset=["bias / s.e."])
-        .format("{:.3g}", na_rep="–", subset=["variance", "efficiency"])
+        .format(_three_digits, na_rep="–", subset=["variance", "efficiency"])
         .apply(lambda column: ["font-style: italic; opacity: 0.75" if f else "" for f in faint])
         .set_properties(subset=["estimator"], **{"text-align": "left"})
     )

@@ -74,6 +74,7 @@ def plot_benchmark(frame: pd.DataFrame, quantity: str = "variance", ax: Axes | N
                 letters.get(parameter, parameter) if unbiased or not (rows["unbiased"] > 0.5).any() else None
             )
             look: dict[str, Any] = {"color": color, "marker": marker, "markerfacecolor": face}
+            look["markeredgewidth"] = 1.0 if unbiased else 1.8  # hollow ones must show on black, too
             ax.plot(
                 rows.loc[chosen, quantity], places[chosen.to_numpy()], linestyle="none", label=label, **look
             )

@@ -144,9 +144,9 @@ def three_ideas(
     """How draws of z tell the derivative of E_q[cost(z)] with respect to the mean of a normal q, one idea on
     each of three Axes: move the sample, weigh the sample, difference of two.
 
-    Above is the cost, below the density of q, before (solid) and after a step of its mean (dashed). The draws
-    are evenly spread, so that they can be told apart. Returns the estimates that are written above them:
-    idea -> (draws,).
+    Above is the cost (dotted: zero), below the density of q, before (solid) and after a step of its mean
+    (dashed). The draws are evenly spread, so that they can be told apart. Returns the estimates that are
+    written above them: idea -> (draws,).
     """
     z = q.icdf((torch.arange(draws, dtype=torch.float64) + 0.5) / draws).requires_grad_()
     mu, sigma = float(q.loc), float(q.scale)
@@ -164,9 +164,10 @@ def three_ideas(
     for ax, (idea, numbers) in zip(axes, found.items(), strict=True):
         low, high = _stage(ax, cost, q, shade=idea != "move the sample")
         ax.set_title(f"{idea.capitalize()}: {_QUESTIONS[idea]}", loc="left", fontsize="small")
-        for place, number in zip(pair[0] if "two" in idea else z, numbers, strict=True):
+        for i, (place, number) in enumerate(zip(pair[0] if "two" in idea else z, numbers, strict=True)):
             text = f"{float(number):+.2f}".replace("-", "−")
-            ax.text(float(place), high + 0.25 * (high - low), text, ha="center", va="center", size="small")
+            height = (0.14, 0.37)[i % 2] if "two" in idea else 0.25  # pairs are close to each other
+            ax.text(float(place), high + height * (high - low), text, ha="center", va="center", size="small")
     _moved(axes[0], cost, z, slopes, _STEP * sigma)
     _weighed(axes[1], cost, z, weights)
     _paired(axes[2], cost, *pair)
@@ -213,6 +214,9 @@ def _stage(ax: Axes, cost: Callable[[Tensor], Tensor], q: Normal, shade: bool) -
         "cost": float(values[0]),
         "density": floor + 0.15 * height,
     }
+    if low <= 0 <= high:
+        ax.axhline(0, color=FAINT, linestyle=":", linewidth=0.8)
+        ax.annotate("0", (1, 0), (4, 0), textcoords="offset points", **at | {"ha": "left"})
     for name, place in heights.items():
         ax.annotate(name, (0, place), (-4, 0), textcoords="offset points", **at)
     ax.spines[["left", "bottom"]].set_visible(False)

@@ -79,8 +79,8 @@ def latent_map(
             look: dict[str, Any] = {
                 "facecolors": "none",
                 "edgecolors": color,
-                "linewidths": 0.7,
-                "alpha": 0.6,
+                "linewidths": 0.9,
+                "alpha": 0.8,
             }
             place: dict[str, Any] = {"units": "xy", "offsets": chosen, "offset_transform": ax.transData}
             ax.add_collection(

@@ -26,8 +26,8 @@ vaePlay.kinds.noise = ({ shape, models, eps, pictures, labels }) => {
 
   const names = labels.map((label) => `digit ${label}`);
   const item = select("Test picture", names, () => update());
-  const tau = slider("τ", { min: 0, max: 1.5, step: 0.05, value: 0.25 }, (x) => fixed(x, 2), () => { asked.seen(); update(); });
-  const unit = choice("Noise is", { absolute: "τ · ε for both", relative: "τ · ε times the spread of the model's codes" }, () => { asked.seen(); update(); });
+  const width = slider("size", { min: 0, max: 1.5, step: 0.05, value: 0.25 }, (x) => fixed(x, 2), () => { asked.seen(); update(); });
+  const unit = choice("Noise is", { absolute: "size · ε for both", relative: "size · ε times the spread of the model's codes" }, () => { asked.seen(); update(); });
   const framed = (canvas, caption) => html("span", { class: "vae-play-frame" }, canvas, html("small", {}, caption));
   const original = picture(new Float32Array(size), shape, "");
   const strips = ready.map(({ name, spread }) => {
@@ -44,7 +44,7 @@ vaePlay.kinds.noise = ({ shape, models, eps, pictures, labels }) => {
     draw(original, Float32Array.from(levels.subarray(i * size, (i + 1) * size), (level) => level / 255));
     original.setAttribute("aria-label", `The test picture, ${names[i]}`);
     const changes = ready.map((model, k) => {
-      const { middle, draws, change } = decoded(model, i, tau.value * scales[unit.value](model));
+      const { middle, draws, change } = decoded(model, i, width.value * scales[unit.value](model));
       draw(strips[k].middle, middle);
       draws.forEach((one, n) => draw(strips[k].draws[n], one));
       strips[k].changed.text = fixed(change, 3);
@@ -56,10 +56,10 @@ vaePlay.kinds.noise = ({ shape, models, eps, pictures, labels }) => {
 
   return [
     asked.element,
-    html("p", {}, "One code μ and the same draws of ε for both models. With τ = 0 every picture is the one of μ."),
+    html("p", {}, "One code μ and the same draws of ε for both models. With size 0 every picture is the one of μ."),
     html("div", { class: "vae-play-buttons" }, item.element,
       button("Draw ε again", () => { noise = eps.map(() => Array.from({ length: latents }, normal)); update(); })),
-    unit.element, tau.element,
+    unit.element, width.element,
     html("div", { class: "vae-play-strip vae-play-single" }, framed(original, "original")),
     strips.map(({ element }) => element),
     html("dl", {}, strips.map(({ changed }) => changed.element)),
