@@ -79,15 +79,15 @@ def latent_map(
             look: dict[str, Any] = {
                 "facecolors": "none",
                 "edgecolors": color,
-                "linewidths": 0.9,
-                "alpha": 0.8,
+                "linewidths": 0.7,
+                "alpha": 0.75,
             }
             place: dict[str, Any] = {"units": "xy", "offsets": chosen, "offset_transform": ax.transData}
             ax.add_collection(
                 EllipseCollection(2 * size[:, 0], 2 * size[:, 1], np.zeros(len(size)), **place, **look)
             )
             ax.update_datalim(np.concatenate([chosen - size, chosen + size]))
-        ax.scatter(chosen[:, 0], chosen[:, 1], s=20, color=color, marker=f"${k}$", linewidths=0.3)
+        ax.scatter(*chosen.T, s=20, color=color, marker=f"${k}$", linewidths=0.3, zorder=2)
         if names:
             halo = [withStroke(linewidth=3, foreground=PAPER)]
             x, y = _densest(chosen)
