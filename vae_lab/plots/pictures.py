@@ -87,7 +87,8 @@ def latent_map(
                 EllipseCollection(2 * size[:, 0], 2 * size[:, 1], np.zeros(len(size)), **place, **look)
             )
             ax.update_datalim(np.concatenate([chosen - size, chosen + size]))
-        ax.scatter(*chosen.T, s=20, color=color, marker=f"${k}$", linewidths=0.3, zorder=2)
+        digit: dict[str, Any] = {"color": color, "marker": f"${k}$", "linewidths": 0.3, "zorder": 2}
+        ax.scatter(chosen[:, 0], chosen[:, 1], s=20, **digit)
         if names:
             halo = [withStroke(linewidth=3, foreground=PAPER)]
             x, y = _densest(chosen)
