@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,3 +33,16 @@ class Registry(dict[str, T]):
         nearest = difflib.get_close_matches(str(name), self, n=1, cutoff=0.0)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise UnknownName(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(sorted(self))}")
+
+
+def first_sentence(thing: object) -> str:
+    """Of what is said about `thing`: all of the first paragraph up to a full stop, in one line.
+
+    >>> class Long:
+    ...     '''A sentence of
+    ...     two lines. Another.'''
+    >>> first_sentence(Long)
+    'A sentence of two lines.'
+    """
+    paragraph = " ".join((thing.__doc__ or "").strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s", paragraph, maxsplit=1)[0]

@@ -32,7 +32,7 @@ from torch import distributions as d
 import vae_lab
 from vae_lab.estimators import ESTIMATORS, Estimator
 from vae_lab.estimators.costs import CheckedCost
-from vae_lab.registry import Registry
+from vae_lab.registry import Registry, first_sentence
 from vae_lab.vae.objectives import OBJECTIVES, Objective
 
 # Names
@@ -87,10 +87,10 @@ def classes() -> dict[str, str]:
 
 
 def summary(thing: Any) -> str:
-    """The first line of what is said about `thing`."""
+    """The first sentence of what is said about `thing`."""
     if isinstance(thing, Registry):
         return f"Every registered {thing.kind} by its name."
-    return (thing.__doc__ or "").strip().partition("\n")[0]
+    return first_sentence(thing)
 
 
 # Docstrings

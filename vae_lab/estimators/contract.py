@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..registry import Registry
+from ..registry import Registry, first_sentence
 from .costs import CheckedCost, Cost, NotApplicable
 from .families import kind, parameters
 
@@ -114,7 +114,7 @@ def estimator(
     """Register the decorated `(q, cost, n, **options) -> surrogate` in `ESTIMATORS` under its own name."""
 
     def register(function: Surrogate) -> Estimator:
-        name, summary = function.__name__, (function.__doc__ or "").partition("\n")[0]
+        name, summary = function.__name__, first_sentence(function)
         ESTIMATORS[name] = Estimator(
             name, function, unbiased, requires, evaluations, reference, summary, title
         )

@@ -2,10 +2,10 @@
 
 For a decoder as it is and one item, let (mu, sigma) maximise reconstruction − beta · KL.
 
-* *Any frozen eps.* The decoder sees z = mu + sigma · eps and nothing else of (mu, sigma). With g the slope of
-  the reconstruction at z, g = beta · mu and g · eps = beta (sigma − 1/sigma). Hence
+* For any frozen eps: the decoder sees z = mu + sigma · eps and nothing else of (mu, sigma). With g the slope
+  of the reconstruction at z, g = beta · mu and g · eps = beta (sigma − 1/sigma). Hence
   sigma − 1/sigma = eps · mu, whatever decoder, data and beta.
-* *eps ~ N(0, 1).* The slope of an expectation with respect to sigma² is half its curvature with respect to
+* For eps ~ N(0, 1): the slope of an expectation with respect to sigma² is half its curvature with respect to
   mu, which rezende2014stochastic attributes to Bonnet and Price. Hence
   sigma² = beta / (beta + E[∂²(−log p(x|z))/∂z²]).
 """

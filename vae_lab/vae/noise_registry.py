@@ -30,7 +30,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from ..registry import Registry
+from ..registry import Registry, first_sentence
 from .streams import Sampler, standard_normal, standard_uniform
 
 Per = Literal["presentation", "batch", "item"]
@@ -57,8 +57,7 @@ def noise(per: Per = "presentation") -> Callable[[Sampler], Sampler]:
         )
 
     def register(sample: Sampler) -> Sampler:
-        summary = (sample.__doc__ or "").partition("\n")[0]
-        NOISES[sample.__name__] = Noise(sample.__name__, sample, per, summary)
+        NOISES[sample.__name__] = Noise(sample.__name__, sample, per, first_sentence(sample))
         return sample
 
     return register

@@ -25,7 +25,7 @@ from torch.distributions import Independent, kl_divergence
 from ..estimators import ESTIMATORS
 from ..estimators.costs import NotApplicable
 from ..estimators.families import unwrap
-from ..registry import Registry
+from ..registry import Registry, first_sentence
 from ..reparameterization import reparameterize
 from ..settings import Count, check
 from .model import VAE
@@ -214,7 +214,7 @@ def objective(reference: str) -> Callable[[Callable[[Draws], Tensor]], Objective
     """
 
     def register(function: Callable[[Draws], Tensor]) -> Objective:
-        name, summary = function.__name__, (function.__doc__ or "").partition("\n")[0]
+        name, summary = function.__name__, first_sentence(function)
         OBJECTIVES[name] = Objective(name, function, reference, summary)
         return OBJECTIVES[name]
 
