@@ -25,9 +25,9 @@ EXERCISES = sections("exercises", level=3)
 def test_exercises_are_numbered_and_graded() -> None:
     assert len(EXERCISES) >= 12
     assert [title.split(".")[0] for title in EXERCISES] == [str(i + 1) for i in range(len(EXERCISES))]
-    grades = [re.match(r"\s*\*(Warm-up|Core|Stretch)\.\* ", text) for text in EXERCISES.values()]
+    grades = [re.match(r"\s*\*(Easy|Core|Stretch)\.\* ", text) for text in EXERCISES.values()]
     assert all(grades)
-    assert {grade[1] for grade in grades if grade} == {"Warm-up", "Core", "Stretch"}
+    assert {grade[1] for grade in grades if grade} == {"Easy", "Core", "Stretch"}
 
 
 SOLUTION = re.compile(r"^:::\{dropdown\} Solution of exercise (\d+)\n", re.MULTILINE)

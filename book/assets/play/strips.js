@@ -6,7 +6,7 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
     brief } = vaePlay;
   const letters = { loc: "μ", scale: "σ" };
   const estimators = costs[0].parameters.loc.estimators.map(({ name }) => name);
-  const spoken = estimators.map((name) => name.replaceAll("_", " "));
+  const spoken = estimators.map((name) => name.replaceAll("_", " ").replace("measure valued", "measure-valued"));
   let turn = 0; // which batch of the samples is shown
 
   const cost = select("Cost", costs.map(({ text }) => text), () => update());
