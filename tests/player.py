@@ -102,8 +102,8 @@ def assert_predicts(figure: Locator, operate: Callable[[], None], *, right: int)
     assert answers.nth(wrong).get_attribute("aria-pressed") == "true"
     assert verdict.inner_text() == "Now try it."
     operate()
-    assert verdict.inner_text().startswith("No: ")
+    assert verdict.inner_text().startswith("Not so: ")
     marks = answers.evaluate_all("all => all.map(one => one.dataset.mark)")
     assert (marks[right], marks[wrong]) == ("✓", "✗")
     answers.nth(right).press("Enter")
-    assert verdict.inner_text().startswith("Yes. ") and len(verdict.inner_text()) > 20
+    assert verdict.inner_text().startswith("Right. ") and len(verdict.inner_text()) > 20

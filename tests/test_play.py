@@ -292,9 +292,9 @@ def test_a_question_waits_for_answer_and_sight_and_blocks_nothing(bare: Page) ->
         "document.querySelector('main').replaceChildren(asked.element); asked.seen()"
     )
     verdict = main.locator("[aria-live]")
-    assert not verdict.inner_text().startswith(("Yes", "No")), "and nobody is told before"
+    assert not verdict.inner_text().startswith(("Right", "Not so")), "and nobody is told before"
     main.get_by_role("button", name="one").click()
-    assert verdict.inner_text().startswith("Yes. ")
+    assert verdict.inner_text().startswith("Right. ")
 
 
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])

@@ -19,18 +19,28 @@ vaePlay.kinds.bound = (data) => {
   const { words, html, svg, slider, button, readout, announcer, predict, runner, panel, linear, axis, path, clamp, grip, fixed, brief,
     bell } = vaePlay;
   const { z, log_likelihood, log_prior, width: widths, log_evidence: evidence, mu: mu0, sigma: sigma0 } = data;
-  const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 2.2 * Math.max(...posterior);
+  const posterior = z.map((_, i) => Math.exp(log_likelihood[i] + log_prior[i] - evidence)), top = 1.6 * Math.max(...posterior);
   // The drawing ends where prior and posterior do; the grid goes on, for the tails of q, which may be as wide as it allows.
   const seen = z.filter((_, i) => Math.max(posterior[i], Math.exp(log_prior[i])) > 5e-4), ends = [seen[0], seen.at(-1)];
   const finest = Math.max(0.05, 2 * Math.max(...widths)), widest = (z.at(-1) - z[0]) / 8;
   const terms = (m, s) => vaePlay.bound(data, m, s);
 
-  // The least gap of a coarse search: the answer to the question.
-  const steps = (low, high, count) => Array.from({ length: count }, (_, i) => low + (i / (count - 1)) * (high - low));
-  const best = evidence - Math.max(...steps(...ends, 41).flatMap((m) => steps(Math.log(finest), Math.log(widest), 20).map((s) => terms(m, Math.exp(s)).elbo)));
+  // The least gap, by a search on a grid of μ and log σ, and then on finer ones around the best q so far: the answer to the question.
+  const logs = [finest, widest].map(Math.log);
+  const around = (middle, share, [low, high], count) => Array.from({ length: count }, (_, i) =>
+    clamp(middle + share * (high - low) * (i / (count - 1) - 0.5), low, high));
+  let peak = { m: (ends[0] + ends[1]) / 2, s: (logs[0] + logs[1]) / 2, elbo: -Infinity };
+  for (const share of [1, 0.1, 0.01]) {
+    const { m: middle, s: width } = peak;
+    for (const m of around(middle, share, ends, 41)) for (const s of around(width, share, logs, 21)) {
+      const { elbo } = terms(m, Math.exp(s));
+      if (elbo > peak.elbo) peak = { m, s, elbo };
+    }
+  }
+  const best = evidence - peak.elbo;
   const asked = predict("Make the ELBO as high as you can by moving μ and σ of q. Will it reach log p(x)?",
-    ["yes, with the right μ and σ", "no, a gap is left"], best > 0.02 ? 1 : 0,
-    `The gap is the KL from q to the posterior, and zero only where they are the same. The best normal q leaves about ${brief(best)} nats.`);
+    ["it will, with the right μ and σ", "a gap will be left"], best > 0.02 ? 1 : 0,
+    `The gap is the KL from q to the posterior, and zero only where they are the same. The best normal q leaves ${fixed(best, 3)} nats.`);
 
   const limits = ([min, max], value) => ({ min, max, step: 0.01, value });
   const mu = slider("μ", limits(ends.map((x) => x.toFixed(2)), mu0), (x) => fixed(x, 2), () => { climbing.stop(); update(); });
@@ -96,7 +106,7 @@ vaePlay.kinds.bound = (data) => {
       svg("path", { class: "density faint", d: line((_, i) => Math.exp(log_prior[i])) }),
       svg("path", { class: "line second solid", d: line(q) }),
       axis(x, floor, ends, "z", width < 400 ? 4 : 8), dots,
-      entry(0, "density", "posterior p(z|x)"), entry(1, "density faint", "prior p(z)"), entry(2, "line second solid", "q(z)"),
+      entry(0, "density", "posterior p(z|x)"), entry(1, "density faint", "prior p(z)"), entry(2, "line second solid", "q(z|x)"),
     ];
   });
 

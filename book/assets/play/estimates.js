@@ -17,9 +17,18 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
   const most = 10000, estimators = { pathwise: "pathwise", score: "score function" }, parameters = { mu: "μ", sigma: "σ" };
   let runs, count; // runs: estimator -> parameter -> the moments so far, and what they were at some counts
 
+  // Standard deviations of single estimates: of z's moments.
+  const deviation = (name, parameter, s) => {
+    const m2 = mu ** 2, s2 = s ** 2;
+    return weight ** 2 * Math.sqrt({
+      pathwise: { mu: 4 * s2, sigma: 4 * (m2 + 2 * s2) },
+      score: { mu: m2 ** 2 / s2 + 14 * m2 + 15 * s2, sigma: (2 * m2 ** 2) / s2 + 60 * m2 + 74 * s2 },
+    }[name][parameter]);
+  };
+  const times = (deviation("score", "mu", sigma0) / deviation("pathwise", "mu", sigma0)) ** 2;
   const asked = predict("Both estimators get the same samples. Where will the running mean of the score function's estimates settle?",
     ["where the pathwise mean does, but later", "where the pathwise mean does, just as soon", "somewhere else"], 0,
-    "The exact gradient is the mean of both. But single estimates of the score function scatter more, so its band is wider until there are many more of them.");
+    `The exact gradient is the mean of both. But single estimates of the score function scatter ${times > 1 ? "more" : "less"}: with respect to μ, at σ = ${fixed(sigma0, 2)}, it needs ${brief(+times.toPrecision(2))} times as many samples for a band as narrow.`);
   const shown = choice("Show", { both: "both", ...estimators }, () => update());
   const by = choice("Gradient with respect to", parameters, () => update());
   const sigma = slider("σ", { min: 0.2, max: Math.max(2, 2 * sigma0).toFixed(1), step: 0.05, value: sigma0 }, (x) => fixed(x, 2), () => reset());
@@ -28,14 +37,6 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
   const status = announcer();
 
   const exact = () => 2 * weight ** 2 * (by.value === "mu" ? mu : sigma.value);
-  // Standard deviations of single estimates: of z's moments.
-  const deviation = (name) => {
-    const s = sigma.value, m2 = mu ** 2, s2 = s ** 2;
-    return weight ** 2 * Math.sqrt({
-      pathwise: { mu: 4 * s2, sigma: 4 * (m2 + 2 * s2) },
-      score: { mu: m2 ** 2 / s2 + 14 * m2 + 15 * s2, sigma: (2 * m2 ** 2) / s2 + 60 * m2 + 74 * s2 },
-    }[name][by.value]);
-  };
   const drawn = () => Object.keys(estimators).filter((name) => shown.value === "both" || shown.value === name);
 
   function add(single) { // to the moments, by Welford's recurrence
@@ -67,7 +68,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
   const chart = panel({ class: "vae-play-settle", role: "img", "aria-label":
     "The running mean of each estimator against the number of samples, with a band of two standard errors to both sides, around a line at the exact gradient." },
   (width, height) => {
-    const floor = height - 34, truth = exact(), reach = Math.max(...drawn().map(deviation));
+    const floor = height - 34, truth = exact(), reach = Math.max(...drawn().map((name) => deviation(name, by.value, sigma.value)));
     const ends = [truth - reach, truth + reach], y = linear(ends, [floor, 18]), log = linear([0, Math.log(most)], [44, width - 12]);
     const x = (n) => log(Math.log(n)), inside = (value) => clamp(y(value), 18, floor);
     return [
@@ -111,7 +112,7 @@ vaePlay.kinds.estimates = ({ mu, sigma: sigma0, weight }) => {
 
   return [
     asked.element,
-    html("p", {}, "Each sample gives one estimate of the gradient (faint points, where the axis reaches them); the lines are the means of all estimates so far, the bands two standard errors to both sides. Another σ starts anew."),
+    html("p", {}, "Each sample gives one estimate of the gradient (faint points, where the axis reaches them); the lines are the means of all estimates so far, the bands two standard errors to both sides. Changing σ starts again."),
     shown.element, by.element, sigma.element,
     html("div", { class: "vae-play-buttons" }, running.buttons, button(words.reset, reset)),
     chart.element,

@@ -1,5 +1,5 @@
 // The latent explorer: a trained decoder with two latents, which draws the mean of p(x|z) for the z under the
-// pointer, and for samples z = μ + τ·σ·ε of one test item: of its posterior, for τ = 1.
+// pointer, and for samples z = μ + τ·σ·ε of one test item: of its q(z|x), for τ = 1.
 "use strict";
 
 vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
@@ -149,7 +149,7 @@ vaePlay.kinds.latents = ({ shape, decoder, looks, codes, items }) => {
 
   return [
     asked.element,
-    html("p", {}, "Point at the map: the decoder draws the mean of p(x|z) for the z there. A click or a tap keeps it; the ring can be dragged, and arrow keys move it. Then choose a test picture and draw samples z = μ + τ·σ·ε: of its posterior with τ = 1, of a wider or narrower region else. The ellipses are one (solid) and two (dashed) standard deviations around μ."),
+    html("p", {}, "Point at the map: the decoder draws the mean of p(x|z) for the z there. A click or a tap keeps it; the ring can be dragged, and arrow keys move it. Then choose a test picture and draw samples z = μ + τ·σ·ε: with τ = 1, of the encoder's q(z|x); otherwise, of a wider or narrower region, since τ is a factor on σ. The ellipses are one (solid) and two (dashed) standard deviations around μ."),
     html("div", { class: "vae-play-explorer" }, over,
       html("div", {}, html("span", { class: "vae-play-frame vae-play-large" }, shown, html("small", {}, "decoder mean at"), under),
         axes.map((control) => control.element), tau.element)),

@@ -110,7 +110,8 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
     const { z, slope, byMu, bySigma } = now(), used = law.value === "trick", edge = [14, width - 14];
     const x = linear(span, edge), e = linear([-4, 4], edge), floor = 100, ground = 194, base = height - 22;
     const price = linear([0, 25 * sigma0 ** 2], [floor, 8]);
-    const y = linear([0, 0.6 / sigma0], [ground, floor + 8]), low = linear([0, 0.4], [base, base - 34]);
+    const highest = Math.max(0.6 / sigma0, 0.42 / at.sigma); // so that a narrow density stays below the cost
+    const y = linear([0, highest], [ground, floor + 8]), low = linear([0, 0.4], [base, base - 34]);
     const place = clamp(x(z), 8, width - 8), tangent = [-1.2, 1.2].map((times) => z + times * sigma0);
     const marks = law.value === "sample" ? cut : drawn.map((value) => at.mu + at.sigma * value);
     return [
@@ -145,12 +146,15 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
     (width, height) => {
       const floor = height - 34, unit = (floor - 16) / (mus[1] - mus[0]);
       const x = linear(ends, [32, 32 + unit * (ends[1] - ends[0])]), y = linear(mus, [floor, 16]);
+      const rise = (z(ends[1]) - z(ends[0])) / (ends[1] - ends[0]); // the path is shown as far as the axis of z goes
+      const reached = rise ? mus.map((value) => ends[0] + (value - z(ends[0])) / rise).sort((a, b) => a - b) : ends;
+      const seen = [Math.max(ends[0], reached[0]), Math.min(ends[1], reached[1])];
       return [
         axis(x, floor, ends, "", name === "σ" ? 2 : 4), upright(y, 32, mus, "z"),
         svg("text", { x: (x(ends[0]) + x(ends[1])) / 2, y: height - 3, "text-anchor": "middle" }, name),
         jumps() ? scattered.map((one) => svg("circle", { class: "draw", cx: x(one[key]), cy: y(one.z), r: 3 }))
-          : svg("path", { class: "path", d: path(ends.map((value) => [x(value), y(z(value))])) }),
-        svg("circle", { class: "sample", cx: x(at[key]), cy: y(now().z), r: 6 }),
+          : seen[0] < seen[1] ? svg("path", { class: "path", d: path(seen.map((value) => [x(value), y(z(value))])) }) : [],
+        svg("circle", { class: "sample", cx: x(at[key]), cy: clamp(y(now().z), 10, floor), r: 6 }),
       ];
     });
     // As wide as its unit asks for, at the height of the style sheet.
@@ -167,7 +171,8 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
     "μ and σ after each step, and below them the expected cost, for the rules that have been run." },
   (width, height) => {
     const ends = [0, Math.max(60, past.length - 1, ...Object.values(runs).map((run) => run.length - 1))];
-    const reach = [Math.min(0, mus[0] / 3, mu0), Math.max(target, sigmas[1]) + 0.3 * sigma0], middle = height - 104, floor = height - 34;
+    const values = past.flatMap((one) => [one.mu, one.sigma]); // all of them are shown
+    const reach = [Math.min(0, mus[0] / 3, mu0, ...values), Math.max(target, sigmas[1], ...values) + 0.3 * sigma0], middle = height - 104, floor = height - 34;
     const right = width - 88, x = linear(ends, [32, right]), y = linear(reach, [middle, 16]);
     const worst = Math.max(sigma0 ** 2, expected(begin), ...Object.values(runs).flat()) * 1.05, low = linear([0, worst], [floor, middle + 26]);
     const line = (kind, values, scale) => svg("path", { class: `line ${kind}`, d: path(values.map((value, i) => [x(i), scale(value)])) });
@@ -180,9 +185,10 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
       upright(y, 32, reach, "", 3), upright(low, 32, [0, worst], "", 2), axis(x, floor, ends, "", 4),
       svg("text", { x: (32 + right) / 2, y: height - 3, "text-anchor": "middle" }, "steps"),
       svg("line", { class: "mark", x1: 32, x2: right, y1: y(target), y2: y(target), "stroke-dasharray": "2 3" }),
+      svg("text", { class: "halo", x: right, y: y(target) - 4, "text-anchor": "end" }, "best μ"),
       line("first", past.map((one) => one.mu), y), line("second", past.map((one) => one.sigma), y),
       others.map(([, run]) => line("earlier", run, low)), line("cost", past.map(expected), low),
-      names([["μ", y(at.mu)], ["σ", y(at.sigma)]]),
+      past.length > 1 ? names([["μ", y(at.mu)], ["σ", y(at.sigma)]]) : [],
       names([...others.map(([name, run]) => [rules[name], low(run.at(-1))]), ...(past.length > 1 ? [[rules[law.value], low(expected(at))]] : [])]),
       svg("text", { class: "halo", x: 36, y: middle + 20 }, "expected cost"),
     ];
