@@ -33,6 +33,7 @@ from vae_lab.exact.variance import exact_variance
 from vae_lab.play import bound_on_grid, dense_layers, gradient_strips, latent_explorer, pack
 from vae_lab.records import PLAY_MIME
 from vae_lab.vae.layers import ACTIVATIONS
+from vae_lab.wording import read_words
 
 BOOK = Path(__file__).parents[1] / "book"
 CHAPTERS = dict.fromkeys(chapter for chapter, _ in FIGURES)
@@ -273,6 +274,7 @@ def bare(browser: Browser) -> Iterator[Page]:
     for script in ("play.js", "latents.js"):
         page.add_script_tag(path=SCRIPTS / script)
     page.add_style_tag(path=SCRIPTS / "play.css")
+    page.evaluate("words => Object.assign(vaePlay.words, words)", dict(read_words()["play"]))
     yield page
     page.context.close()
 

@@ -140,6 +140,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
 
   // z against one parameter: the path, where there is one, and the sample. One unit is as long in both directions,
   // and in both drawings, so that slopes can be compared by eye.
+  const shows = ([low, high], value) => value >= low - step && value <= high + step;
   const route = (name, key, ends, z) => {
     const shown = panel({ class: "vae-play-route", role: "img", "aria-label":
       `z against ${name}: a straight path with the sample on it, or single points where there is no path.` },
@@ -154,7 +155,7 @@ vaePlay.kinds.trick = ({ mu: mu0, sigma: sigma0, eps: eps0, target, rate }) => {
         svg("text", { x: (x(ends[0]) + x(ends[1])) / 2, y: height - 3, "text-anchor": "middle" }, name),
         jumps() ? scattered.map((one) => svg("circle", { class: "draw", cx: x(one[key]), cy: y(one.z), r: 3 }))
           : seen[0] < seen[1] ? svg("path", { class: "path", d: path(seen.map((value) => [x(value), y(z(value))])) }) : [],
-        svg("circle", { class: "sample", cx: x(at[key]), cy: clamp(y(now().z), 10, floor), r: 6 }),
+        shows(ends, at[key]) && shows(mus, now().z) ? svg("circle", { class: "sample", cx: x(at[key]), cy: y(now().z), r: 6 }) : [],
       ];
     });
     // As wide as its unit asks for, at the height of the style sheet.
