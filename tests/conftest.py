@@ -45,8 +45,8 @@ LONG = [
 
 @pytest.hookimpl(optionalhook=True)  # also without xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: the tests of the workflow, of clusters and of pages often wait."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: the tests of the workflow, of clusters and of pages often wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
