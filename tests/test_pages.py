@@ -92,7 +92,7 @@ Is ε trained? Is epsilon a parameter?
 Is the trick necessary to train a VAE?
 Is sampling used in training, at test time, or both?
 Why is μ + σε distributed as N(μ, σ²)?
-Why not μ + σ?
+Why not μ + σ, and why does a model without noise reconstruct better?
 Why does the encoder output log σ² or log σ?
 exp(logvar) or exp(½ logvar)?
 (ε + μ)σ or σε + μ?
