@@ -361,8 +361,9 @@ def test_links_have_one_colour(visit: Callable[[str], Visit], name: str) -> None
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_shows_no_warning_or_traceback(visit: Callable[[str], Visit], name: str) -> None:
-    unwanted = ".output.stderr, .output.traceback, .tag_injected-parameters"
+def test_shows_no_warning_traceback_or_stray_value(visit: Callable[[str], Visit], name: str) -> None:
+    """Results are tables, figures and claims; what Python prints of a cell's last line is none."""
+    unwanted = ".output.stderr, .output.traceback, .output.text_plain, .tag_injected-parameters"
     assert visit(name).page.locator(unwanted).count() == 0
 
 

@@ -79,6 +79,13 @@ def test_a_cell_to_fill_in_checks_itself(title: str) -> None:
         run(cell, title)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_names_its_exercises_in_their_order(path: Path) -> None:
+    addresses = re.findall(r"\((exercise-[\w-]+)\)=", (BOOK / "exercises.md").read_text("utf-8"))
+    named = re.findall(r"\{ref}`(exercise-[\w-]+)`", path.read_text("utf-8"))
+    assert named == sorted(named, key=addresses.index)
+
+
 def test_every_exercise_has_an_address() -> None:
     """One that stays when exercises are added before it."""
     page = (BOOK / "exercises.md").read_text("utf-8")

@@ -281,12 +281,16 @@ def bare(browser: Browser) -> Iterator[Page]:
 
 def test_a_question_waits_for_answer_and_sight_and_blocks_nothing(bare: Page) -> None:
     bare.evaluate(
-        "asked = vaePlay.predict('What comes?', ['one', 'two', 'three'], 1, 'Two is one and one.');"
+        "asked = vaePlay.predict('What comes?', ['one', 'two', 'three'], 1, 'Two is one, twice. '.repeat(9));"
         "document.querySelector('main').replaceChildren(asked.element)"
     )
     main = bare.locator("main")
     assert main.get_by_role("group", name="Predict: What comes?").count() == 1
+    bare.set_viewport_size({"width": 360, "height": 800})
+    without = main.evaluate("main => main.clientHeight")
+    main.get_by_role("button", name="one").click()
     height = main.evaluate("main => main.clientHeight")
+    assert height > without, "there is room for the verdict once it can come"
     assert_predicts(main, lambda: bare.evaluate("asked.seen()"), right=1)
     assert main.evaluate("main => main.clientHeight") == height, "a verdict moves nothing"
     bare.evaluate(

@@ -71,6 +71,8 @@ PRINTED = {"minus": "−", "gap": ",\N{NO-BREAK SPACE}"}
 # As pandas writes it, with its styles and without.
 TABLE = re.compile(r'<table\b[^>]* (id="T_|class="dataframe).*?</table>', re.DOTALL)
 
+PATH = re.compile(r'(?<=<span class="pre">)\w+/[\w./]+(?=</span>)')
+
 FORMULA = r'(<span class="math [^>]*>[^<]*</span>)'
 
 LAUNCH = """\
@@ -302,7 +304,9 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         body = TYPED.sub(lambda found: PRINTED.get(str(found.lastgroup), found[0]), body)
         # A browser may break the line after a formula, and before the full stop that ends its sentence.
         body = re.sub(FORMULA + "([.,;:?!)]+)", r'<span class="vae-together">\1\2</span>', body)
-        # And after the hyphens of an option.
+        # A path breaks between its words.
+        body = PATH.sub(lambda path: re.sub(r"(?<=[/_])(?=\w)", "<wbr>", path[0]), body)
+        # An option does not break after its hyphens.
         context["body"] = re.sub(r'(<span class="pre)(">[^<]{1,24}</span>)', r"\1 vae-together\2", body)
     # Launch notebooks/03_vae.ipynb, the file of the repository, not chapters/03_vae.ipynb of the build.
     for group in context.get("header_buttons", []):

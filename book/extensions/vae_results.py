@@ -87,19 +87,30 @@ def claims_table(name: str, rows: Iterable[tuple[Page, int]], words: Mapping[str
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def timings_table(pages: list[Page], words: Mapping[str, str]) -> str:
-    rows = []
-    for page in pages:
-        record = page.provenance
-        versions = [f"{name} {record['versions'][name]}" for name in ("python", "torch")]
-        rows.append(([page.link], [duration(record["seconds"])], [literal(record["machine"])], versions))
-    total = duration(sum(page.provenance["seconds"] for page in pages))
-    rows.append(([words["all"]], [total], ["–"], ["–"]))
-    header = [words[column] for column in ("page", "time", "machine", "versions")]
+    """What each page took. Where it ran is in the caption if that is the same for all, else in a column."""
+    seconds = [page.provenance["seconds"] for page in pages]
+    times = [*map(duration, seconds), duration(sum(seconds))]
+    names = [*(page.link for page in pages), words["all"]]
+    rows = [[[name], [time]] for name, time in zip(names, times, strict=True)]
+    places = [place(page.provenance) for page in pages]
+    if len(set(places)) == 1:
+        caption = f"{words['caption']} {words['machine']}: {places[0]}."
+        return table(caption, "timings", [words["page"], words["time"]], rows)
+    for row, where in zip(rows, [*places, "–"], strict=True):
+        row.append([where])
+    header = [words[column] for column in ("page", "time", "machine")]
     return table(words["caption"], "timings", header, rows)
+
+
+def place(provenance: Mapping[str, Any]) -> str:
+    """The machine and the versions that a page ran with."""
+    versions = (f"{name} {provenance['versions'][name]}" for name in ("python", "torch"))
+    return literal(", ".join([provenance["machine"], *versions]))
 
 
 MEASURED = "measured/replicas-h200.csv"  # by benchmarks/replicas.py

@@ -2,7 +2,7 @@
 
 Each measure sees one thing and has a trap of its own, which its docstring names. Samples are float tensors
 (items, features), of pixels or of features, on one device; the arithmetic is float64. The costs are those of
-n items against m, with D features each: no more than a block of 2^22 pairs is held at once.
+n items against m, with D features each: no more than a block of 2²² pairs is held at once.
 """
 
 from __future__ import annotations

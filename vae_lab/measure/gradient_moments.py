@@ -1,9 +1,9 @@
 """Mean and variance of the gradient of encoder weights, by exact moments instead of a loop.
 
-For items i = 1 … B, the gradient of the mean objective with respect to a weight is 1/B Σ_i J_iᵀ g_i: g_i is
-the random gradient with respect to the encoder's output for item i (mu and log sigma, or logits), and J_i,
-the derivative of that output with respect to the weight, is not random. The noise of different items is
-independent, so with Cov[g_i] = S_i S_iᵀ
+For items i = 1 … B, the gradient of the mean objective with respect to a weight is the mean of J_iᵀ g_i over
+i: g_i is the random gradient with respect to the encoder's output for item i (mu and log sigma, or logits),
+and J_i, the derivative of that output with respect to the weight, is not random. The noise of different
+items is independent, so with Cov[g_i] = S_i S_iᵀ
 
     E = 1/B Σ_i J_iᵀ E[g_i]        Var = 1/B² Σ_i |S_iᵀ J_i|².
 

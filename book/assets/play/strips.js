@@ -64,7 +64,8 @@ vaePlay.kinds.strips = ({ batch, q, costs, start }) => {
     "The cost as a curve over z, and the density of z." },
   (width, height) => {
     const ends = [q.z[0], q.z.at(-1)], { curve } = costs[cost.value], values = unpacked(curve), columns = curve.shape[1];
-    const extent = [Math.min(...values), Math.max(...values)];
+    const lowest = Math.min(...values), highest = Math.max(...values), edge = 0.02 * (highest - lowest);
+    const extent = [lowest - edge, highest + edge];  // so that -1 is on the axis of a cosine
     const x = linear(ends, [40, width - 12]), floor = height - 24, y = linear(extent, [floor, 18]);
     const low = linear([0, 1.15 * Math.max(...q.density)], [floor, 18]);
     const density = path(q.z.map((z, i) => [x(z), low(q.density[i])]));

@@ -19,8 +19,8 @@ vaePlay.kinds.temperature = ({ logit, temperatures, exact, bias, variance }) => 
   const numbers = { bias: readout("bias"), deviation: readout("noise of a mean of n"), error: readout("root mean squared error") };
   const status = announcer();
   const chosen = () => {
-    const i = at.value, noise = Math.sqrt(variance[i] / 10 ** samples.value);
-    return { bias: bias[i], deviation: noise, error: Math.hypot(bias[i], noise) };
+    const i = at.value, noise = Math.sqrt(variance[i] / 10 ** samples.value) / size, shift = bias[i] / size;
+    return { bias: shift, deviation: noise, error: Math.hypot(shift, noise) };
   };
 
   const density = panel({ class: "vae-play-cost", role: "img", "aria-label":
@@ -29,7 +29,7 @@ vaePlay.kinds.temperature = ({ logit, temperatures, exact, bias, variance }) => 
     const x = linear([0, 1], [12, width - 12]), floor = height - 24, y = linear([0, 4], [floor, 8]);
     const f = relaxedBit(logit, temperatures[at.value]);
     return [
-      svg("path", { class: "line first", d: curve(x, y, [0.002, 0.998], (value) => Math.min(4.2, f(value)), 300) }),
+      svg("path", { class: "line first", d: curve(x, y, [0.002, 0.998], f, 300) }),  // it leaves at the top
       axis(x, floor, [0, 1], "relaxed bit", 5),
     ];
   });
@@ -63,15 +63,15 @@ vaePlay.kinds.temperature = ({ logit, temperatures, exact, bias, variance }) => 
 
   function update() {
     const found = chosen();
-    for (const [name, number] of Object.entries(numbers)) number.text = fixed(found[name], 4);
+    for (const [name, number] of Object.entries(numbers)) number.text = fixed(found[name], 3);
     [density, errors].forEach((drawing) => drawing.repaint());
-    status.say(`Temperature ${brief(temperatures[at.value])}: bias ${fixed(found.bias, 3)}, noise ${fixed(found.deviation, 3)}, gradient ${fixed(exact, 3)}`);
+    status.say(`Temperature ${brief(temperatures[at.value])}: bias ${fixed(found.bias, 3)} and noise ${fixed(found.deviation, 3)} times the gradient`);
   }
   update();
 
   return [
     asked.element,
-    html("p", {}, `τ is the temperature, n the number of samples. Above, the density of the relaxed bit; below, what its gradient is off by, in units of the exact gradient (${fixed(exact, 3)}): always (bias) and by chance (noise). More samples lower the noise only.`),
+    html("p", {}, `τ is the temperature, n the number of samples. Above, the density of the relaxed bit, up to 4; below, what its gradient is off by, in units of the exact gradient (${fixed(exact, 3)}): always (bias) and by chance (noise). So are the numbers at the end. More samples lower the noise only.`),
     at.element, samples.element, density.element, errors.element,
     html("dl", {}, Object.values(numbers).map((number) => number.element)),
     status.element,
