@@ -51,7 +51,7 @@ DARK_INK, DARK_PAPER = "#ced6dd", "#121212"
 BOXES = {CLAIM_MIME: claim_box, PROVENANCE_MIME: provenance_box}
 
 # Two colours of lines are too dim on dark paper.
-DARK = {INK: DARK_INK, PAPER: DARK_PAPER, "#0072b2": "#4aa3df", "#8800ee": "#b366ff"}
+DARK = {INK: DARK_INK, PAPER: DARK_PAPER, "#0072b2": "#4b8bea", "#8800ee": "#b366ff"}
 COLOURS = re.compile("|".join(DARK), re.IGNORECASE)
 PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
 POSITION = re.compile(r' (?:d|x|y)="[^"]*"')
