@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.optim import optimizer
 
 from vae_lab import NOISES, VAE, fit, load
 from vae_lab.exact.linear import LinearVAE
@@ -85,15 +86,18 @@ def trained(monkeypatch: pytest.MonkeyPatch, by_hand: bool, **arguments: Any) ->
         if not by_hand:
             patch.setattr(training, "covers", lambda *_: False)
         vae = VAE(64, 4, (16, 12), replicas=3, **arguments)
-        settings = {"noise": ["gaussian", "frozen", "rademacher"], "beta": [1.0, 0.5, 2.0], "batch_size": 80}
-        return vae, fit(vae, DIGITS, epochs=1, **settings, progress=False)
+        settings = {"noise": ["gaussian", "frozen", "rademacher"], "beta": [1.0, 0.5, 2.0], "batch_size": 78}
+        history = fit(vae, DIGITS, epochs=1, **settings, progress=False)
+        assert all((p.grad is None) == by_hand for p in vae.parameters())
+        return vae, history
 
 
 @pytest.mark.parametrize(("activation", "likelihood"), MODELS)
 def test_twenty_steps_end_where_autograd_does(
     monkeypatch: pytest.MonkeyPatch, activation: str, likelihood: str
 ) -> None:
-    """The same batches, pixels and noise; 1,437 items, the last batch smaller: 18 steps."""
+    """The same batches, pixels and noise; the last batch is smaller."""
+    assert -(-len(DIGITS.train) // 78) == 20
     (ours, mine), (theirs, other) = (
         trained(monkeypatch, by_hand, activation=activation, likelihood=likelihood)
         for by_hand in (True, False)
@@ -150,6 +154,10 @@ def watched(vae: VAE) -> None:
     next(vae.parameters()).register_hook(lambda gradient: gradient * 2)
 
 
+def clipped(vae: VAE) -> None:
+    next(vae.parameters()).register_post_accumulate_grad_hook(lambda p: p.grad.clamp_(-1, 1))  # type: ignore[union-attr]
+
+
 def patched(vae: VAE) -> None:
     vae.decoder.stack.forward = lambda x: x  # type: ignore[method-assign, assignment]
 
@@ -181,6 +189,7 @@ def half(vae: VAE) -> None:
         tied,
         frozen,
         watched,
+        clipped,
         patched,
         renormalised,
         another_activation,
@@ -197,7 +206,7 @@ def test_a_changed_model_takes_the_general_way(change: Callable[[VAE], None]) ->
 
 
 class Own(VAE):
-    """A model of one's own."""
+    """A model of your own."""
 
 
 @pytest.mark.parametrize(
@@ -230,14 +239,60 @@ def test_other_recipes_take_the_general_way(settings: dict[str, Any]) -> None:
     assert not covers(VAE(64, 2), Recipe(replicas=1, epochs=1, **settings))
 
 
-def test_whoever_watches_all_modules_or_looks_for_anomalies_sees_them() -> None:
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        optimizer.register_optimizer_step_pre_hook,
+        optimizer.register_optimizer_step_post_hook,
+    ],
+)
+def test_whoever_watches_everything_sees_it(register: Callable[..., Any]) -> None:
     recipe, vae = Recipe(replicas=1, epochs=1), VAE(64, 2)
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    handle = register(lambda *_: None)
     assert not covers(vae, recipe)
     handle.remove()
-    with torch.autograd.set_detect_anomaly(True):
+    assert covers(vae, recipe)
+
+
+@pytest.mark.parametrize(
+    "mode", [lambda: torch.autograd.set_detect_anomaly(True), lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_modes_of_torch_hold_in_training(mode: Callable[[], Any]) -> None:
+    recipe, vae = Recipe(replicas=1, epochs=1), VAE(64, 2)
+    with mode():
         assert not covers(vae, recipe)
     assert covers(vae, recipe)
+
+
+def test_the_default_precision_is_not_that_of_the_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor of Adam's count of steps, which torch wants in float32."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        (ours, mine), (theirs, other) = (trained(monkeypatch, by_hand) for by_hand in (True, False))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mine["elbo"], other["elbo"], rtol=1e-9)
+
+
+def test_an_interrupted_training_leaves_the_weights_where_it_got_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, steps = VAE(64, 2), []
+    before = [p.clone() for p in vae.parameters()]
+
+    def interrupt(self: Training, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        steps.append(len(index))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return batch(self, index, out)
+
+    batch = Training.batch
+    monkeypatch.setattr(Training, "batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(vae, DIGITS.train[:100], epochs=1, batch_size=10, progress=False)
+    assert not any(torch.equal(*pair) for pair in zip(vae.parameters(), before, strict=True))
 
 
 def test_a_registered_activation_takes_the_general_way() -> None:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .decoder import Decoder
 from .encoder import Encoder
@@ -57,33 +58,44 @@ BY_HAND: dict[Callable[..., Tensor], tuple[Callable[..., Tensor], Callable[..., 
 
 
 def covers(vae: VAE, recipe: Recipe) -> bool:
-    """Whether `HandwrittenStep` does what autograd would do for this model and recipe.
+    """Whether `HandwrittenStep` does what autograd and torch's Adam would do for this model and recipe.
 
     It does for the ELBO by the trick with one draw and a model of dense layers as `VAE` makes it: not for a
-    subclass, nor where somebody changed a module, a weight or a hook.
+    subclass, nor where somebody changed a module, a weight, a hook or the precision of operations.
     """
     usual = recipe.objective == "elbo" and recipe.samples == 1 and not recipe.draws_by_itself
-    usual = (
-        usual and not any(recipe.free_bits) and not _has_any_global_hook() and not torch.is_anomaly_enabled()
+    usual = usual and not any(recipe.free_bits) and vae.latent == "normal" and not vae.context
+    return usual and _as_made(vae) and not _watched(vae)
+
+
+def _watched(vae: VAE) -> bool:
+    """Whether hooks or modes of torch would see, or change, what autograd and Adam do."""
+    globally = _has_any_global_hook() or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+    modes = torch.is_anomaly_enabled() or torch.is_autocast_enabled(vae._origin.device.type)
+    of_modules = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    of_weights = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return bool(
+        globally
+        or modes
+        or any(getattr(module, name) for module in vae.modules() for name in of_modules)
+        or any(getattr(p, name) for p in vae.parameters() for name in of_weights)
     )
-    return usual and vae.latent == "normal" and not vae.context and _as_made(vae)
 
 
 def _as_made(vae: VAE) -> bool:
+    """Whether modules and weights are those of a dense `VAE`, all of them to be trained."""
     modules, weights = list(vae.modules()), list(vae.parameters())
     kinds = {VAE, Encoder, Decoder, Stack, nn.ModuleList, Linear}
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     dense = [module for module in modules if isinstance(module, Linear)]
     return (
         {type(module) for module in modules} <= kinds
-        and all(type(p) is nn.Parameter and p.requires_grad and not p._backward_hooks for p in weights)
+        and all(type(p) is nn.Parameter and p.requires_grad for p in weights)
         and {(p.dtype, p.device) for p in weights} == {(vae._origin.dtype, vae._origin.device)}
         and vae._origin.dtype in {torch.float32, torch.float64}
         # None of them shared, and none that belongs to no layer.
         and len(weights) == 2 * len(dense) + (vae.decoder.log_scale is not None)
         and vae.encoder.stack.activation is vae.decoder.stack.activation
         and vae.encoder.stack.activation in BY_HAND
-        and not any(getattr(module, name) for module in modules for name in hooks)
         and not any(
             callable(getattr(type(module), name, None)) for module in modules for name in vars(module)
         )
@@ -174,9 +186,9 @@ class HandwrittenStep:
         self, vae: VAE, learning_rate: float, detached: Tensor | None = None, decay: Tensor | None = None
     ) -> None:
         self.rate, self.parameters = learning_rate, [p.detach() for p in vae.parameters()]
-        flat = torch.zeros(4, sum(p.numel() for p in self.parameters)).to(vae._origin)
+        flat = vae._origin.new_zeros(4, sum(p.numel() for p in self.parameters))
         self.flat = [[row] for row in flat]  # the weights, their gradient, and its two moments
-        self.count, self.single = torch.zeros(()).to(flat.device), torch.ones(()).to(flat.device)
+        self.count, self.single = flat.new_tensor([0, 1], dtype=torch.float32)  # whatever the weights are
         self.weights, self.gradients = (self.shaped(row) for row in flat[:2])
         torch._foreach_copy_(self.weights, self.parameters)
         place = {id(p): i for i, p in enumerate(vae.parameters())}
@@ -197,9 +209,8 @@ class HandwrittenStep:
             self.limits = vae.encoder._limits.to(vae._origin).view(-1, 2, 1, 1).unbind(1)
         self.attached = None if detached is None else (~detached).to(flat)
         self.decay = decay
-        self.one, self.minus_half = flat.new_tensor(
-            [1.0, -0.5]
-        )  # operations take a tensor faster than a number
+        # Operations take a tensor faster than a number.
+        self.one, self.minus_half = flat.new_tensor([1.0, -0.5])
         self.made: dict[int, Buffers] = {}
 
     def shaped(self, row: Tensor) -> list[Tensor]:

@@ -182,11 +182,13 @@ class Training:
         batches = zip(
             order.split(size, 1), eps.split(size, 1), *(t.split(size, 1) for t in terms), strict=True
         )
-        for index, noise, log_x, kl in batches:
-            buffers = step.buffers(index.shape[1])
-            self.batch(index, out=buffers.x)
-            step(buffers, noise, beta, log_x, kl)
-        step.store()
+        try:
+            for index, noise, log_x, kl in batches:
+                buffers = step.buffers(index.shape[1])
+                self.batch(index, out=buffers.x)
+                step(buffers, noise, beta, log_x, kl)
+        finally:  # an interrupted training leaves the weights where it got to
+            step.store()
 
     def by_autograd(self, order: Tensor, eps: Tensor | None, terms: Tensor) -> None:
         """The same for any model and recipe; `eps` (…, R, items, Z), or None where the estimator draws."""
