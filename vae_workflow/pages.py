@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from vae_lab.wording import Words, read_words
+from vae_lab.wording import ENGLISH, Words, read_words
 
 from .executed import Damaged, read_executed
 from .sources import PACKAGE, fingerprint, unchanged
@@ -132,7 +132,7 @@ def words_of(book: Path) -> Words:
     """The words that the book in the folder `book` adds to its pages."""
     config = yaml.safe_load((book / "_config.yml").read_text("utf-8"))
     named = config.get("sphinx", {}).get("config", {}).get("vae_words")
-    return read_words(book / named) if named else read_words()
+    return read_words(book / named if named else ENGLISH)
 
 
 def _stale(chapters: list[Path], parameters: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
