@@ -192,7 +192,12 @@ claims = st.fixed_dictionaries(
 )
 origins = st.fixed_dictionaries(
     {"parameters": st.fixed_dictionaries({"seed": st.integers(0, 9)}), "versions": st.just({"torch": "2"})},
-    optional={"commit": st.just("abc"), "machine": st.just("m"), "seconds": st.floats(0, 100)},
+    optional={
+        "commit": st.just("abc"),
+        "machine": st.just("m"),
+        "seconds": st.floats(0, 100),
+        "spent": st.just({"training": 1.0}),
+    },
 )
 executed = st.builds(
     lambda found, origin, numbers, failure: {

@@ -19,6 +19,7 @@ from typing import Any
 from IPython.display import display
 from pydantic import TypeAdapter
 
+from .clock import restart, spent
 from .parameters import annotated, validate
 from .records import CLAIM_MIME, PROVENANCE_MIME, parsed
 from .wording import claim_box, provenance_box, provenance_terms, read_words
@@ -48,6 +49,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     values = validate(adapters, given | {name: namespace[name] for name in adapters})
     namespace.update(values)
     _run = _Run(values, time.perf_counter())
+    restart()
 
 
 def _adapters(namespace: dict[str, Any]) -> dict[str, TypeAdapter[Any]]:
@@ -93,6 +95,7 @@ class Provenance:
     versions: dict[str, str]
     machine: str
     seconds: float
+    spent: dict[str, float]  # of them, in seconds, by what `clock` counts
 
 
 def provenance(notebook: str) -> None:
@@ -114,6 +117,7 @@ def provenance(notebook: str) -> None:
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} used by torch",
         seconds=round(time.perf_counter() - _run.start, 1),
+        spent={kind: round(seconds, 1) for kind, seconds in spent.items()},
     )
     words, data = read_words(), asdict(record)
     terms = provenance_terms(data, words)

@@ -35,6 +35,7 @@ class Origin(TypedDict):
     commit: NotRequired[StrictStr | None]
     machine: NotRequired[StrictStr | None]
     seconds: NotRequired[StrictFloat | None]
+    spent: NotRequired[dict[str, StrictFloat]]
 
 
 @with_config(extra="allow")

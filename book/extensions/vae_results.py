@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,19 +92,33 @@ def duration(seconds: float) -> str:
 
 
 def timings_table(pages: list[Page], words: Mapping[str, str]) -> str:
-    """What each page took. Where it ran is in the caption if that is the same for all, else in a column."""
-    seconds = [page.provenance["seconds"] for page in pages]
-    times = [*map(duration, seconds), duration(sum(seconds))]
+    """What each page took, and the shares of its kinds of work.
+
+    Where it ran is in the caption if that is the same for all, else in a column.
+    """
+    kinds = tuple(pages[0].provenance["spent"])
+    times = [
+        [page.provenance["seconds"], *(page.provenance["spent"][kind] for kind in kinds)] for page in pages
+    ]
+    times.append([sum(column) for column in zip(*times, strict=True)])
     names = [*(page.link for page in pages), words["all"]]
-    rows = [[[name], [time]] for name, time in zip(names, times, strict=True)]
+    rows = [
+        [[name], [duration(took)], *shares(took, parts)]
+        for name, (took, *parts) in zip(names, times, strict=True)
+    ]
+    header = [words[column] for column in ("page", "time", *kinds, "rest")]
     places = [place(page.provenance) for page in pages]
     if len(set(places)) == 1:
         caption = f"{words['caption']} {words['machine']}: {places[0]}."
-        return table(caption, "timings", [words["page"], words["time"]], rows)
+        return table(caption, "timings", header, rows)
     for row, where in zip(rows, [*places, "–"], strict=True):
         row.append([where])
-    header = [words[column] for column in ("page", "time", "machine")]
-    return table(words["caption"], "timings", header, rows)
+    return table(words["caption"], "timings", [*header, words["machine"]], rows)
+
+
+def shares(took: float, parts: Sequence[float]) -> list[list[str]]:
+    """Cells with each of the `parts` of the seconds that something took, and the rest, in per cent."""
+    return [[f"{100 * part / took:.0f} %" if took else "–"] for part in (*parts, max(0.0, took - sum(parts)))]
 
 
 def place(provenance: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
+from ..clock import counts_as
 from ..reparameterization import DiagonalNormal, reparameterize
 from ..settings import Count, Finite, NotNegative, Positive, check
 from ..vae.layers import Linear
@@ -263,6 +264,7 @@ class LinearVAE(VAE):
         normal = MultivariateNormal(self._layer.bias.squeeze(1), covariance)
         return normal.log_prob(as_items(self, x).unsqueeze(1)).mean(0)
 
+    @counts_as("training")
     @torch.enable_grad()
     def maximise(
         self,

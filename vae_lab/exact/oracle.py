@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Distribution
 
+from ..clock import counts_as
 from ..estimators.copies import directional_scores, score_terms, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, Separable, is_stochastic
 from ..estimators.families import certain, discrete, empty, is_law, kind, parameters, rebuild, support, unwrap
@@ -35,6 +36,7 @@ TRIED, STEP = 4096, 0.01  # draws, and deviations to each side, to see along whi
 Gradient = dict[str, Tensor]
 
 
+@counts_as("gradients")
 def exact_gradient(
     cost: Cost, q: Distribution, tolerance: float = 1e-7, evaluations: int = EVALUATIONS
 ) -> Gradient:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..clock import counts_as
 from ..reparameterization import DiagonalNormal, reparameterize
 from ..settings import Count, check
 from ..vae.model import VAE, as_items
@@ -37,6 +38,7 @@ def frozen_posterior(z: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return z - sigma * eps, sigma
 
 
+@counts_as("training")
 @torch.enable_grad()
 def fit_posterior(
     vae: VAE,

@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Normal
 
+from ..clock import counts_as
 from ..estimators import ESTIMATORS
 from ..estimators.copies import replicas, slopes
 from ..estimators.costs import CheckedCost, Cost, NotApplicable
@@ -21,6 +22,7 @@ from .lines import Nodes
 from .quadrature import EVALUATIONS, MASS, UNDERFLOW, agreed, attempt
 
 
+@counts_as("gradients")
 def exact_variance(
     estimator: str, cost: Cost, q: Distribution, tolerance: float = 1e-7, evaluations: int = EVALUATIONS
 ) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..clock import counts_as
 from ..estimators import ESTIMATORS, Estimator, plain_name
 from ..estimators.copies import replicas, slopes, stacks, varied
 from ..estimators.costs import CheckedCost, Cost, CostError, NotApplicable, counted
@@ -31,6 +32,7 @@ _CHUNK = 2**20
 _SHARED = 64  # replicates at once where all share their parameters, since each takes a backward pass
 
 
+@counts_as("gradients")
 def replicate_gradients(
     estimator: Callable[..., Tensor], cost: Cost, q: Distribution, n: int, replicates: int
 ) -> dict[str, Tensor]:
@@ -47,6 +49,7 @@ def replicate_gradients(
         raise NotApplicable(f"torch cannot take the derivative: {error}") from error
 
 
+@counts_as("gradients")
 def benchmark(
     cost: Cost,
     q: Distribution,

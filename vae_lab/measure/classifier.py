@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Generator, Tensor
 
+from ..clock import counts_as
 from ..data import Dataset
 from ..settings import Seed, check
 
@@ -19,6 +20,7 @@ class Classifier:
     fewer than 20 items, or one class. Source: pedregosa2011scikit.
     """
 
+    @counts_as("evaluation")
     def __init__(self, data: Dataset, seed: int = 0) -> None:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier

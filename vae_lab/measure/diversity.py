@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from ..clock import counts_as
 from ..reparameterization import DiagonalNormal
 from ..settings import Count, NotNegative, Seed, Several, check
 from ..vae.model import VAE, as_items
@@ -23,6 +24,7 @@ from ..vae.streams import per_replica, replica_seeds
 _BLOCK = 2**22  # entries of a block: 32 MiB in float64
 
 
+@counts_as("evaluation")
 @torch.no_grad()
 def same_input_spread(
     vae: VAE,
@@ -120,6 +122,7 @@ def kl_per_latent(q: DiagonalNormal) -> Tensor:
     return ((mu.square() + (2 * log_sigma).expm1()) / 2 - log_sigma).mean(1)
 
 
+@counts_as("evaluation")
 def mutual_information(q: DiagonalNormal, samples: int = 1, seed: int = 0) -> Tensor:
     """Information that z has about which of the given items was encoded: (R,), nats.
 
@@ -230,6 +233,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
+@counts_as("evaluation")
 def kid(a: Tensor, b: Tensor) -> float:
     """Kernel distance of feature samples `a` (n, D) and `b` (m, D), each of 2 items or more.
 
@@ -258,6 +262,7 @@ def kid(a: Tensor, b: Tensor) -> float:
     return float(_finite("the distance", within(a) + within(b) - 2 * between / (len(a) * len(b))))
 
 
+@counts_as("evaluation")
 def vendi_score(x: Tensor) -> float:
     """Effective number of different items in `x` (n, D), from 1 (all alike) to min(n, D) (all orthogonal).
 
@@ -286,6 +291,7 @@ def vendi_score(x: Tensor) -> float:
     return float(torch.special.entr(eigenvalues).sum().exp())
 
 
+@counts_as("evaluation")
 def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, float]:
     """`precision`, `recall`, `density` and `coverage` of `generated` (m, D) against `real` (n, D).
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..clock import counts_as
 from ..estimators import ESTIMATORS
 from ..settings import Count, Seed, Several, check
 from ..vae.model import VAE, as_items
@@ -55,6 +56,7 @@ def _total(parts: dict[str, Tensor]) -> Tensor:
     return torch.stack([part.double().flatten(1).sum(1) for part in parts.values()]).sum(0)
 
 
+@counts_as("gradients")
 def latent_gradients(
     vae: VAE, head: Tensor, x: Tensor, objective: str, estimator: str, n: int, replicates: int
 ) -> Tensor:
@@ -67,6 +69,7 @@ def latent_gradients(
     return torch.autograd.grad(value.sum(), leaf)[0]
 
 
+@counts_as("gradients")
 @torch.enable_grad()  # whatever the caller's block says
 @torch.random.fork_rng()  # leaves the caller's generators as they were
 def encoder_gradients(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.figure import Figure
 
+from ..clock import counts_as
 from ..records import FAINT, INK, PALETTE, PAPER
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -39,8 +41,11 @@ def use_style() -> None:
         }
     )
     try:
+        from IPython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg", metadata={"Date": None})
+        drawn = get_ipython().display_formatter.formatters["image/svg+xml"]
+        drawn.for_type(Figure, counts_as("plotting")(drawn.lookup_by_type(Figure)))
     except (ImportError, AttributeError):
         pass  # not in a notebook: the caller saves the figures

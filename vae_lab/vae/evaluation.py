@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Bernoulli, Distribution, kl_divergence
 
+from ..clock import counts_as
 from ..estimators.families import unwrap
 from ..reparameterization import DiagonalNormal
 from ..settings import Count, Seed, check
@@ -44,6 +45,7 @@ def _double(q: Any) -> Any:
     return DiagonalNormal(q.mu.double(), q.log_sigma.double(), validate_args=False)
 
 
+@counts_as("evaluation")
 @torch.no_grad()
 def evaluate_items(
     vae: VAE, x: Tensor, importance_samples: int = 100, seed: int = 0, prior: Any = None

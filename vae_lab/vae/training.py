@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ..clock import counts_as
 from ..data import Dataset
 from ..estimators import ESTIMATORS
 from ..estimators.costs import CostError
@@ -30,6 +31,7 @@ from .recipe import Recipe
 from .streams import Streams, permutation, standard_uniform
 
 
+@counts_as("training")
 @torch.inference_mode(False)  # whatever the caller's block says about gradients
 @torch.enable_grad()
 @torch.random.fork_rng()  # leaves the caller's generators as they were

@@ -1,0 +1,51 @@
+"""What the time of a run goes to: seconds of training, of evaluation, of gradients and of plotting.
+
+Each kind counts its own time only: a score within a training is evaluation, not training. For one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Kind = Literal["training", "evaluation", "gradients", "plotting"]
+
+spent: dict[Kind, float] = {"training": 0.0, "evaluation": 0.0, "gradients": 0.0, "plotting": 0.0}
+_within: list[float] = []  # for each timed call in progress, the seconds of those that it made
+
+
+def restart() -> None:
+    """Count from now on."""
+    spent.update(dict.fromkeys(spent, 0.0))
+
+
+@contextmanager
+def _timed(kind: Kind) -> Iterator[None]:
+    start = time.perf_counter()
+    _within.append(0.0)
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - start
+        spent[kind] += seconds - _within.pop()
+        if _within:
+            _within[-1] += seconds
+
+
+def counts_as(kind: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function whose time is of this kind."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> T:
+            with _timed(kind):
+                return function(*args, **kwargs)
+
+        return timed
+
+    return decorate
