@@ -51,14 +51,25 @@ AXE = {
     "rules": {"label-content-name-mismatch": {"enabled": True}},
     "preload": False,
 }
+# Half of a page's elements are words of code, of a few kinds. One of each kind is looked at, and the others
+# are hidden in the meantime.
+VIOLATIONS = """async options => {
+    const kinds = new Set(), hidden = [];
+    for (const word of document.querySelectorAll("pre span, dt.sig span")) {
+        const kind = `${word.parentElement.className}|${word.className}`;
+        if (kinds.has(kind) && !word.closest("a") && !word.querySelector("a")) hidden.push(word);
+        kinds.add(kind);
+    }
+    hidden.forEach(word => { word.style.visibility = "hidden"; });
+    const found = (await axe.run(options)).violations;
+    hidden.forEach(word => { word.style.removeProperty("visibility"); });
+    return found.flatMap(rule => rule.nodes.map(
+        node => `${rule.impact}: ${rule.help}: ${node.html.slice(0, 150)}`));
+}"""
 
 
 def violations(page: Page) -> list[str]:
-    return page.evaluate(
-        "async options => (await axe.run(options)).violations.flatMap("
-        "rule => rule.nodes.map(node => `${rule.impact}: ${rule.help}: ${node.html.slice(0, 150)}`))",
-        AXE,
-    )
+    return page.evaluate(VIOLATIONS, AXE)
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", NARROW)])

@@ -60,12 +60,12 @@ def test_a_single_replica_has_a_line_and_no_band() -> None:
 
 
 def test_image_rows_place_every_image() -> None:
-    rows = {"a": torch.rand(3, 4), "b": torch.rand(3, 4)}
-    ax = plots.image_rows(rows, (2, 2))
+    rows = {"a": torch.rand(3, 6), "b": torch.rand(3, 6)}
+    ax = plots.image_rows(rows, (3, 2))
     picture = ax.images[0].get_array()
-    assert picture.shape == (8, 12)
-    np.testing.assert_allclose(picture[1:3, 5:7], rows["a"][1].view(2, 2))
-    np.testing.assert_allclose(picture[5:7, 9:11], rows["b"][2].view(2, 2))
+    assert picture.shape == (10, 12)
+    np.testing.assert_allclose(picture[1:4, 5:7], rows["a"][1].view(3, 2))
+    np.testing.assert_allclose(picture[6:9, 9:11], rows["b"][2].view(3, 2))
     assert picture.mask[0].all()
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
 

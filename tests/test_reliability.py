@@ -31,7 +31,7 @@ from vae_workflow.experiments import read_experiment
 from vae_workflow.settings import grid
 
 SEED = 0  # of the moments at which runs are killed
-KILLS = 8
+KILLS = 6
 Figures = Callable[[str], None]
 
 
