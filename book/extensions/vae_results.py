@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nbformat
 from docutils import nodes
@@ -24,6 +24,7 @@ from sphinx.util.docutils import ReferenceRole, SphinxDirective
 from vae_reference import table
 from vae_words import words_of
 
+from vae_lab.clock import Kind
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
 
 
@@ -96,7 +97,7 @@ def timings_table(pages: list[Page], words: Mapping[str, str]) -> str:
 
     Where it ran is in the caption if that is the same for all, else in a column.
     """
-    kinds = tuple(pages[0].provenance["spent"])
+    kinds = get_args(Kind)
     times = [
         [page.provenance["seconds"], *(page.provenance["spent"][kind] for kind in kinds)] for page in pages
     ]
