@@ -2,7 +2,7 @@
 
 Each measure sees one thing and has a trap of its own, which its docstring names. Samples are float tensors
 (items, features), of pixels or of features, on one device; the arithmetic is float64. The costs are those of
-n items against m, with D features each: no more than a block of 2²² pairs is held at once.
+n items against m, with D features each: no more than a block of 2¹⁸ pairs is held at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..vae.noise import presentations
 from ..vae.objectives import check_moves
 from ..vae.streams import per_replica, replica_seeds
 
-_BLOCK = 2**22  # entries of a block: 32 MiB in float64
+_BLOCK = 2**18  # entries of a block: 2 MiB in float64, which stay in a cache while they are worked on
 
 
 @counts_as("evaluation")
@@ -216,21 +216,27 @@ def _chunks(count: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a_i − b_j‖² of a block of rows: (len(a), len(b)); exactly 0 for equal rows.
+def _squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows, each with ‖a_i − b_j‖² of its rows: (rows, len(b)); exactly 0 for equal items.
 
-    One matrix product, which subtracts what is as large as the rows: take a common centre from them first.
-    Distances so small beside the rows that fewer than nine digits are left are taken again, from the
+    One matrix product, which subtracts what is as large as the items: take a common centre from them first.
+    Distances so small beside the items that fewer than nine digits are left are taken again, from the
     differences.
     """
-    first, second = (torch.linalg.vector_norm(x, dim=1).square() for x in (a, b))
-    squares = first.unsqueeze(1) + second
-    distances = torch.addmm(squares, a, b.mT, alpha=-2)
-    rounding = 4 * a.shape[1] * torch.finfo(a.dtype).eps
-    i, j = (~(distances > squares.mul_(1e9 * rounding))).nonzero(as_tuple=True)  # NaN and overflow, too
-    for part in _chunks(len(i), a.shape[1]):
-        distances[i[part], j[part]] = (a[i[part]] - b[j[part]]).square_().sum(1)
-    return distances
+    first, second = (torch.linalg.vector_norm(x, dim=1, keepdim=True).square() for x in (a, b))
+    # [−2a, ‖a‖², 1] · [b, 1, ‖b‖²]
+    left = torch.cat((-2 * a, first, torch.ones_like(first)), 1)
+    right = torch.cat((b, torch.ones_like(second), second), 1).mT
+    digits = 1e9 * 4 * left.shape[1] * torch.finfo(a.dtype).eps
+    lost, by_second = digits * first, digits * second.mT
+    for rows in _chunks(len(a), len(b)):
+        distances = left[rows] @ right
+        exact = distances > lost[rows] + by_second  # which is neither NaN nor overflow
+        if not exact.all():
+            i, j = (~exact).nonzero(as_tuple=True)
+            for part in _chunks(len(i), a.shape[1]):
+                distances[i[part], j[part]] = (a[rows][i[part]] - b[j[part]]).square_().sum(1)
+        yield rows, distances
 
 
 @counts_as("evaluation")
@@ -323,14 +329,13 @@ def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, fl
 
     def radii(x: Tensor) -> Tensor:
         """Squared, and less than a tie: the first of the k + 1 nearest is the item itself."""
-        blocks = (_squared_distances(x[rows], x) for rows in _chunks(len(x), len(x)))
-        return torch.cat([block.topk(k + 1, largest=False).values[:, k] for block in blocks]) * (1 - 1e-9)
+        nearest = [block.topk(k + 1, largest=False).values[:, k] for _, block in _squared_distances(x, x)]
+        return torch.cat(nearest) * (1 - 1e-9)
 
     real_radii, generated_radii = radii(real), radii(generated)
     balls = torch.zeros(len(generated), dtype=torch.int64, device=real.device)
     covered, recalled = [], []
-    for rows in _chunks(len(real), len(generated)):
-        block = _squared_distances(real[rows], generated)
+    for rows, block in _squared_distances(real, generated):
         inside = block < real_radii[rows].unsqueeze(1)
         balls += inside.sum(0)
         covered.append(inside.any(1))
