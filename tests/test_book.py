@@ -330,20 +330,24 @@ def test_claims_state_sentence_evidence_and_verdict(visit: Callable[[str], Visit
         assert claim.locator(".vae-claim-evidence").inner_text().strip()
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_code_is_never_cut_and_behind_one_bar_for_each_result(
-    visit: Callable[[str], Visit], name: str
-) -> None:
-    """On a wide screen no visible code scrolls, and folded code belongs to what is shown under it."""
+@pytest.mark.parametrize("name", PAGES)
+def test_code_is_never_cut(visit: Callable[[str], Visit], name: str) -> None:
+    """On a wide screen no visible code scrolls."""
     page = visit(name).page
     before = page.viewport_size
     page.set_viewport_size({"width": 1400, "height": 800})
-    cut = page.locator(".cell_input pre:visible").evaluate_all(
+    cut = page.locator("article pre:visible").evaluate_all(
         "blocks => blocks.filter(block => block.scrollWidth > block.clientWidth)"
         ".map(block => block.textContent)"
     )
     page.set_viewport_size(before or {"width": 1280, "height": 720})
     assert cut == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_code_is_behind_one_bar_for_each_result(visit: Callable[[str], Visit], name: str) -> None:
+    """Folded code belongs to what is shown under it."""
+    page = visit(name).page
     bars = page.locator("details.hide").evaluate_all(
         "bars => bars.map(bar => [bar.innerText, !!bar.closest('.cell').querySelector('.cell_output')])"
     )

@@ -1,5 +1,7 @@
 """What the time of a run goes to."""
 
+import threading
+
 import pytest
 
 from vae_lab import VAE, clock, fit, load
@@ -46,6 +48,23 @@ def test_time_up_to_an_error_counts(now: list[float]) -> None:
 
     retries()
     assert clock.spent["gradients"] == 2
+
+
+def test_threads_do_not_take_each_others_time(now: list[float]) -> None:
+    @clock.counts_as("evaluation")
+    def score() -> None:
+        now[0] += 3
+
+    @clock.counts_as("training")
+    def train() -> None:
+        other = threading.Thread(target=score)
+        other.start()
+        other.join()
+        now[0] += 10
+
+    train()
+    assert clock.spent["training"] == 13  # while it waits, its time passes, too
+    assert clock.spent["evaluation"] == 3
 
 
 def test_scores_within_a_training_are_evaluation() -> None:

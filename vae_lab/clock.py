@@ -1,22 +1,32 @@
 """What the time of a run goes to: seconds of training, of evaluation, of gradients and of plotting.
 
-Each kind counts its own time only: a score within a training is evaluation, not training. For one thread.
+Each kind counts its own time only: a score within a training is evaluation, not training. Threads add up.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Kind = Literal["training", "evaluation", "gradients", "plotting"]
 
-spent: dict[Kind, float] = {"training": 0.0, "evaluation": 0.0, "gradients": 0.0, "plotting": 0.0}
-_within: list[float] = []  # for each timed call in progress, the seconds of those that it made
+spent: dict[Kind, float] = dict.fromkeys(get_args(Kind), 0.0)
+
+
+class _Calls(threading.local):
+    """The timed calls in progress in a thread."""
+
+    def __init__(self) -> None:
+        self.within: list[float] = []  # for each of them, the seconds of those that it made
+
+
+_calls = _Calls()
 
 
 def restart() -> None:
@@ -26,15 +36,15 @@ def restart() -> None:
 
 @contextmanager
 def _timed(kind: Kind) -> Iterator[None]:
-    start = time.perf_counter()
-    _within.append(0.0)
+    start, within = time.perf_counter(), _calls.within
+    within.append(0.0)
     try:
         yield
     finally:
         seconds = time.perf_counter() - start
-        spent[kind] += seconds - _within.pop()
-        if _within:
-            _within[-1] += seconds
+        spent[kind] += seconds - within.pop()
+        if within:
+            within[-1] += seconds
 
 
 def counts_as(kind: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:

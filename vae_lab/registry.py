@@ -19,10 +19,10 @@ class UnknownName(KeyError, ValueError):
 class Registry(dict[str, T]):
     """name -> thing, where asking for an unknown name raises `UnknownName`.
 
-    >>> Registry({"gaussian": 1}, kind="noise")["gausian"]
+    >>> Registry({"rloo": 1}, kind="estimator")["rlo"]
     Traceback (most recent call last):
     ...
-    vae_lab.registry.UnknownName: unknown noise 'gausian'; did you mean 'gaussian'? Known: gaussian
+    vae_lab.registry.UnknownName: unknown estimator 'rlo'; did you mean 'rloo'? Known: rloo
     """
 
     def __init__(self, *args: object, kind: str) -> None:

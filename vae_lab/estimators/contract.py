@@ -4,9 +4,11 @@ An estimator is a function `(q, cost, n) -> surrogate` of shape (n, *q.batch_sha
 surrogate over n estimates E_q[cost(z)], and the *gradient* of that mean estimates the gradient of the
 expectation, with respect to the parameters of q and to whatever else the cost depends on. So
 
-    pathwise         cost(z(ε))                            differentiate the cost along the sample's path
+    pathwise         cost(z(ε))
     score function   cost + cost.detach() · (log q − log q.detach())
-    any other        cost + g.detach() · (θ − θ.detach())  where g estimates the gradient with respect to θ
+    any other        cost + g.detach() · (θ − θ.detach())
+
+where g estimates the gradient with respect to θ.
 
 Values are right and gradients are of first order: do not differentiate twice. The elements of q's batch are
 independent problems, which is how thousands of replicates run at once. Theory: mohamed2020monte.

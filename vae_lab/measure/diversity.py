@@ -251,7 +251,8 @@ def kid(a: Tensor, b: Tensor) -> float:
     or another network's features it has no common scale with published values. Can be negative.
     Raises ValueError for samples that do not fit. Source: binkowski2018demystifying.
 
-    >>> kid(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]]))  # 1 + 8 − 2 · (1 + 27) / 2
+    >>> a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]])
+    >>> kid(a, b)  # 1 + 8 − 2 · (1 + 27) / 2
     -19.0
     """
     a, b = _samples(2, a=a, b=b)
@@ -314,7 +315,8 @@ def manifold_scores(real: Tensor, generated: Tensor, k: int = 5) -> dict[str, fl
     Sources: kynkaanniemi2019improved (precision, recall), naeem2020reliable (density, coverage).
 
     >>> real, copies = torch.arange(6.0).unsqueeze(1), torch.zeros(6, 1)
-    >>> manifold_scores(real, copies, k=2)["recall"]  # collapsed to one item: its balls have no inside
+    >>> scores = manifold_scores(real, copies, k=2)
+    >>> scores["recall"]  # collapsed to one item: its balls have no inside
     0.0
     """
     k = check("k", Count, k)

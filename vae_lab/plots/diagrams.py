@@ -129,9 +129,8 @@ def vae_diagram(ax: Axes | None = None) -> Axes:
     for edge, bend in back.items():
         start, end = edge.split(">")
         _arrow(ax, boxes[start], boxes[end], bend=bend, color=orange, linestyle="--")
-    note: dict[str, Any] = {"color": orange, "ha": "center"}
-    ax.text(4.45, 1.95, "∂z/∂μ = 1", **note)
-    ax.text(4.1, 0.12, "∂z/∂σ = ε", **note)
+    ax.text(4.45, 1.95, "∂z/∂μ = 1", ha="center")
+    ax.text(4.1, 0.12, "∂z/∂σ = ε", ha="center")
     ax.text(5.35, -0.25, "~ N(0, 1)", ha="left", va="center")
     ax.set(xlim=(-0.2, 11.4), ylim=(-0.8, 4.5), aspect="equal")
     ax.set_axis_off()

@@ -3,7 +3,9 @@
 A step of a small VAE is about a hundred small operations, and to start one takes longer than to compute it.
 For dense layers the gradient can be written down. With a = h W + b in a layer, and h = φ(a) for the next,
 
-    ∂L/∂W = hᵀ ∂L/∂a,    ∂L/∂b = 1ᵀ ∂L/∂a,    ∂L/∂h = ∂L/∂a Wᵀ,    and ∂L/∂a = ∂L/∂h · φ′(a) one layer below.
+    ∂L/∂W = hᵀ ∂L/∂a,    ∂L/∂b = 1ᵀ ∂L/∂a,    ∂L/∂h = ∂L/∂a Wᵀ,
+
+and one layer below ∂L/∂a = ∂L/∂h · φ′(a).
 
 With s = log σ, z = μ + σε and L = −log p(x|z) + β · KL,
 
