@@ -306,6 +306,9 @@ class _Conditioned:
     LEAST_SPREAD = 1e-3  # of the mean eigenvalue: what has less variance is not stretched any further
     HISTORY = 50  # steps that L-BFGS remembers
     TOLERANCE_GRADIENT, TOLERANCE_CHANGE = 1e-9, 1e-13
+    # What the objective is multiplied by: torch's L-BFGS learns nothing from a step whose product with the
+    # change of slope along it is below 1e-10, and so would stay where it is on a long plateau.
+    SCALE = 1e6
 
     def __init__(
         self,
@@ -363,13 +366,13 @@ class _Conditioned:
             max_eval=2 * steps,
             history_size=self.HISTORY,
             line_search_fn="strong_wolfe",
-            tolerance_grad=self.TOLERANCE_GRADIENT,
+            tolerance_grad=self.SCALE * self.TOLERANCE_GRADIENT,
             tolerance_change=self.TOLERANCE_CHANGE,
         )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = -self.objective().sum()
+            value = -self.SCALE * self.objective().sum()
             value.backward()
             return value
 
