@@ -12,7 +12,7 @@ PEERS := benchmarks/peers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv book pdf full lab test fuzz lint bench peers serve clean
+.PHONY: help venv book pdf full lab test fuzz lint bench peers replicate sensitivity serve clean
 
 help:
 	@echo 'make book    run the notebooks and build the book (book/_build/html/index.html)'
@@ -22,6 +22,8 @@ help:
 	@echo 'make serve   the same, then show it at http://127.0.0.1:$(PORT)'
 	@echo 'make lab     open a chapter in JupyterLab: make lab CHAPTER=$(CHAPTER)'
 	@echo 'make test    run the tests, which build a small book'
+	@echo 'make replicate   run every chapter on ten other blocks of seeds (hours), for the page Replication'
+	@echo 'make sensitivity  the same under other data, activations, widths and learning rates'
 	@echo 'make fuzz    try many more inputs than the tests do: make fuzz INPUTS=100000'
 	@echo 'make lint    check style, types, the order of the layers, and metadata'
 	@echo 'make bench   measure the speed of training and of gradient estimation'
@@ -46,6 +48,12 @@ book: $(READY)
 
 pdf: $(READY)
 	$(BIN)/python -m snakemake pdf $(WITH)
+
+replicate: $(READY)
+	$(BIN)/python -m snakemake table --configfile config/replicate.yaml
+
+sensitivity: $(READY)
+	$(BIN)/python -m snakemake table --configfile config/sensitivity.yaml
 
 full: $(READY)
 	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml $(WITH)

@@ -6,6 +6,7 @@
     snakemake pdf                                     the book, and the whole of it as one PDF
     snakemake --config solutions=no                   the book without the solutions of its exercises
     snakemake notebooks                               the executed notebooks only
+    snakemake table --configfile config/replicate.yaml    all chapters on other seeds, and a table of their claims
     vae-lab sweep 03_vae -p latents=2,8,32            runs beside the book (vae_workflow/sweeps.py): the same target
     snakemake --config notebooks='{03_vae: {epochs: 5}}'   another parameter, this time
 
@@ -70,6 +71,12 @@ SOURCES = PLACE.notebooks()
 # A page or run NAME--VARIANT comes from the notebook NAME, by other parameters. A page is left out if this
 # machine lacks the data.
 NOTEBOOKS = {name: parameters or {} for name, parameters in config["notebooks"].items()}
+if variants := config.get("variants"):  # each of the notebooks in each of these settings
+    NOTEBOOKS = {
+        f"{name}--{variant}": parameters | chosen
+        for variant, chosen in variants.items()
+        for name, parameters in NOTEBOOKS.items()
+    }
 for name in [name for name in NOTEBOOKS if "--" in name and "output" in config]:
     if lacking := absent(NOTEBOOKS[name]):
         print(
@@ -163,6 +170,15 @@ rule notebooks:
         expand(EXECUTED, notebook=NOTEBOOKS),
 
 
+rule table:
+    input:
+        expand(EXECUTED, notebook=NOTEBOOKS),
+    output:
+        local(config.get("table", f"build/{NAME}/claims.csv")),
+    shell:
+        JOB + " table --parent $PPID {output:q} {input:q}"
+
+
 rule notebook:
     input:
         modules,
@@ -175,7 +191,7 @@ rule notebook:
         parameters=lambda wildcards: json.dumps(NOTEBOOKS[wildcards.notebook], sort_keys=True),
     wildcard_constraints:
         notebook="|".join(map(re.escape, NOTEBOOKS)),
-    priority: lambda wildcards: PRIORITY.get(wildcards.notebook, 0)
+    priority: lambda wildcards: PRIORITY.get(wildcards.notebook, PRIORITY.get(wildcards.notebook.partition("--")[0], 0))
     resources:
         time_limit=LIMIT,  # no parameter, whose change would run everything again
     threads: 1  # also OMP_NUM_THREADS: numbers then do not depend on what else runs

@@ -29,7 +29,7 @@ from vae_lab.estimators.costs import CostError, cosine, quadratic, step
 from vae_lab.estimators.families import parameters, rebuild
 from vae_lab.exact.variance import exact_variance
 from vae_lab.measure import benchmarking as module
-from vae_lab.measure.benchmarking import replicate_gradients, table
+from vae_lab.measure.benchmarking import replicate_gradients, table, whole_gradient
 from vae_lab.measure.statistics import moments
 from vae_lab.registry import Registry, UnknownName
 
@@ -60,6 +60,22 @@ def test_efficiency_counts_the_squared_bias_of_what_is_not_unbiased() -> None:
     expected = 1 / (row["evaluations"] * (row["variance"] + row["bias"] ** 2))
     np.testing.assert_allclose(row["efficiency"], expected)
     assert row["evaluations"].tolist() == [10, 10, 2, 2]
+
+
+def test_the_efficiency_of_a_whole_gradient_charges_evaluations_once() -> None:
+    """The evaluations of measure-valued gradients are for one parameter each, those of pathwise for both."""
+    frame = benchmark(cosine(1.3), NORMAL, ["pathwise", "measure_valued", "frozen_epsilon"], replicates=500)
+    whole = whole_gradient(frame)
+    error = frame["variance"] + (frame["bias"] ** 2).where(~frame["unbiased"], 0.0)
+    for name, rows in frame.groupby("estimator"):
+        expected = 1 / (rows["evaluations"].iloc[0] * error[rows.index].sum())
+        np.testing.assert_allclose(whole.loc[rows.index, "efficiency"], expected, err_msg=str(name))
+    assert whole.attrs == frame.attrs
+    straight = whole_gradient(benchmark(lambda z: z, NORMAL, ["pathwise"], replicates=500))
+    only_sigma = benchmark(lambda z: z, NORMAL, ["pathwise"], replicates=500)["efficiency"].max()
+    np.testing.assert_allclose(straight["efficiency"], only_sigma)  # no error for μ, and so no price
+    certain = benchmark(lambda z: 2.0 * z, Bernoulli(logits=t([0.3])), ["measure_valued"], replicates=20)
+    assert whole_gradient(certain)["efficiency"].isna().all()
 
 
 def test_a_refuted_claim_counts_as_bias() -> None:

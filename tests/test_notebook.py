@@ -7,7 +7,9 @@ import pytest
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from vae_lab import notebook
+from vae_lab.criteria import above, fact
 from vae_lab.estimators.costs import COSTS, cost
+from vae_lab.measure.statistics import Interval
 from vae_lab.notebook import check_parameters
 from vae_lab.parameters import AtLeastTwo, CostName, DatasetName, ParameterError, describe
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME
@@ -118,18 +120,41 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("holds", [True, False])
 def test_claim(displayed: list[dict[str, Any]], holds: bool) -> None:
-    notebook.claim("a < b & c", "d = 1.0 [0.5, 1.5]", holds, "95% interval over <5> seeds")
+    gain = Interval(1.0, 0.5 if holds else -0.5, 1.5)
+    notebook.claim(
+        "a < b & c", "d = 1.0", [above("<d>", gain), fact("e", True)], "95% interval over <5> seeds"
+    )
     (output,) = displayed
     page = output["text/html"]
     assert ("vae-claim-holds" in page, "vae-claim-fails" in page) == (holds, not holds)
     assert "a &lt; b &amp; c" in page and "<5>" not in page
+    assert "Criterion: &lt;d&gt; &gt; 0 (all of its interval) · e" in page
     assert output["text/plain"].startswith("[Holds]" if holds else "[Does not hold in this run]")
-    assert output[CLAIM_MIME] == {
+    record = output[CLAIM_MIME]
+    assert {name: record[name] for name in ("sentence", "value", "holds", "evidence")} == {
         "sentence": "a < b & c",
-        "value": "d = 1.0 [0.5, 1.5]",
+        "value": "d = 1.0",
         "holds": holds,
         "evidence": "95% interval over <5> seeds",
     }
+    assert record["criteria"][0] == {
+        "what": "<d>",
+        "holds": holds,
+        "kind": "interval",
+        "because": "",
+        "count": 1,
+        "value": 1.0,
+        "low": gain.low,
+        "high": 1.5,
+        "bounds": (0.0, None),
+        "chance": 0.025,
+    }
+
+
+@pytest.mark.parametrize("criteria", [True, [], [True], "holds"])
+def test_a_claim_needs_criteria(criteria: Any) -> None:
+    with pytest.raises(TypeError, match="above"):
+        notebook.claim("A sentence.", "1", criteria, "one seed")
 
 
 def test_provenance(displayed: list[dict[str, Any]]) -> None:

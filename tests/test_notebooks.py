@@ -265,10 +265,10 @@ def test_an_estimator_and_a_cost_from_cells_join_every_table(tmp_path: Path) -> 
 
 def test_a_noise_from_a_cell_joins_every_table_and_figure(tmp_path: Path) -> None:
     out = fork("09_epsilon_ablation", tmp_path, *code(FORKS["A noise"]))
-    assert len(tables(out)) == 2 and len(figures(out)) == 9
+    assert len(tables(out)) == 3 and len(figures(out)) == 11
     assert [output for output in (*tables(out), *figures(out)) if "triangular" not in output] == [
-        figure for figure in figures(out) if "+ ε" in figure
-    ], "the one that compares two models only"
+        figure for figure in figures(out) if "+ ε" in figure or "pixels drawn" in figure
+    ], "those that compare two models only"
 
 
 def test_a_data_set_from_a_cell_is_learnt(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_notebooks_are_committed_without_outputs(notebook: Path) -> None:
 
 def test_github_workflows_follow_their_schema() -> None:
     workflows = sorted(map(str, (ROOT / ".github/workflows").glob("*.yml")))
-    assert len(workflows) == 2
+    assert len(workflows) == 3
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
     run = subprocess.run([*command, *workflows], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

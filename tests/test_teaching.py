@@ -18,9 +18,10 @@ from checkout import Checkout
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from vae_lab.records import CLAIM_MIME, PLAY_MIME, PROVENANCE_MIME
+from vae_lab.records import CLAIM_MIME, PLAY_MIME, PROVENANCE_MIME, code_mark
 from vae_lab.wording import ENGLISH, read_words
 from vae_workflow.pages import bring_together
+from vae_workflow.replication import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,7 +94,18 @@ def test_all_that_is_folded_in_the_exercises_is_a_solution() -> None:
 
 # In another language
 
+NASS, SICHER, BELEGT, GLEICH = (
+    {"what": what, "holds": True, "kind": kind, "because": "", "count": count, "value": 2.0}
+    | {"low": 1.0, "high": 3.0, "bounds": (0.0, None), "chance": chance}
+    for what, kind, count, chance in (
+        ("Nässe", "interval", 1, 0.025),
+        ("Sicherheit", "interval", 7, 0.025),
+        ("Beleg", "chance", 1, None),
+        ("Gleichheit", "tests", 1, 0.05),
+    )
+)
 CLAIM = {"sentence": "Wasser ist nass.", "value": "sehr", "holds": True, "evidence": "gemessen"}
+CLAIM["criteria"] = [NASS, SICHER, BELEGT, GLEICH]
 PROVENANCE = {
     "notebook": "one",
     "parameters": {"seed": 0},
@@ -133,6 +145,11 @@ $$ 1 $$ (eq-eins)
 ```{eval-rst}
 .. from-results:: claims
 .. from-results:: timings
+.. from-results:: replication
+.. from-results:: sensitivity
+
+   ist nass
+   ist trocken
 ```
 """
 SETTINGS = f"""\
@@ -174,7 +191,12 @@ def translated(text: str) -> str:
     return f"«{text}»"
 
 
-def book_in_another_language(folder: Path, page: str) -> tuple[str, str]:
+BLOCKS = (("block1", "seed = 1000"), ("block2", "seed = 2000"))
+
+
+def book_in_another_language(
+    folder: Path, page: str, measured: tuple[tuple[str, str], ...] = BLOCKS, mark: str = "abc"
+) -> tuple[str, str]:
     """All built pages of a small book, and what the build complained of."""
     texts = re.sub(r'= "(.*)"', lambda text: f'= "{translated(text[1])}"', ENGLISH.read_text("utf-8"))
     (folder / "words.de.toml").write_text(texts, "utf-8")
@@ -185,6 +207,17 @@ def book_in_another_language(folder: Path, page: str) -> tuple[str, str]:
     shutil.copy(ROOT / "book/assets/random-node.svg", folder / "bild.svg")
     (folder / "chapters").mkdir()
     nbformat.write(chapter(), folder / "chapters/01_eins.ipynb")
+    (folder / "measured").mkdir()
+    lines = [",".join(COLUMNS)]
+    for variant, parameters in measured:
+        for sentence in ("Wasser ist nass.", "Wasser ist trocken."):
+            holds = "nass" in sentence or variant == "block1"
+            row = (
+                f"01_eins,{variant},{parameters},{sentence},{holds},1,2,{1 if holds else -1},3,0,,{mark},m,v"
+            )
+            lines.append(row)
+    for name in ("replication", "sensitivity"):
+        (folder / f"measured/{name}.csv").write_text("\n".join(lines) + "\n", "utf-8")
     command = [sys.executable, "-m", "sphinx", "-q", "--keep-going", str(folder), str(folder / "built")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     built = [path.read_text("utf-8") for path in (folder / "built").rglob("*.html")]
@@ -198,14 +231,32 @@ def test_the_words_of_one_file_are_on_the_pages(tmp_path: Path) -> None:
     shown = re.sub(r"<[^>]*>", "", pages)
     english = tomllib.loads(ENGLISH.read_text("utf-8"))
     other_results = {"code.figure", "code.claim", "code.table", "code.other", "page.further"}
+    other_results |= {"replication.none", "replication.new", "replication.current", "sensitivity.none"}
     for section, texts in english.items():
         for name, text in texts.items():
             if f"{section}.{name}" in other_results:
                 continue  # than this chapter has
-            filled = re.sub(r"%s|\\\{\w*\\\}", r"[\\w.]+", re.escape(translated(text)))
-            assert re.search(filled, shown) or translated(text) in pages, f"{section}.{name}"
+            filled = re.sub(r"%s|\\\{\w*\\\}", r".+?", re.escape(translated(text)))
+            assert (
+                re.search(filled, shown) or re.search(f'="{filled}"', pages) or translated(text) in pages
+            ), f"{section}.{name}"
     assert not re.search(r"(?<!«)(Holds|Does not hold|How to repeat)", shown)
     assert "«Holds»: <a" in pages.replace("</span>", "")
+    assert "«Holds» · 2/2" in shown and "«Does not hold» · 1/2" in shown, "on the page of claims"
+    assert "«Of 2 claims, 1 hold in all 2 blocks of seeds, 1 in 1 of them, and 0 in fewer.»" in shown
+    assert re.search(r"seed = 2000: 2, Nässe &gt; 0", shown), "the setting in which a claim fails, and why"
+    strips = re.findall(r'<svg class="vae-strip".*?</svg>', pages)
+    assert [(s.count("vae-holds"), s.count("vae-fails")) for s in strips] == [(2, 0), (1, 1)]
+
+
+def test_a_replication_says_whether_it_is_of_the_present_code(tmp_path: Path) -> None:
+    page = "# Seite\n\n```{eval-rst}\n.. from-results:: replication\n```\n"
+    (tmp_path / "same").mkdir()
+    (tmp_path / "none").mkdir()
+    pages, _ = book_in_another_language(tmp_path / "same", page, mark=code_mark(chapter()))
+    assert "«The code of no chapter has changed since.»" in pages
+    pages, _ = book_in_another_language(tmp_path / "none", page, measured=())
+    assert "«The table is not there." in pages
 
 
 @pytest.mark.parametrize(("named", "caption"), [("", "On other data"), ("words.de.toml", "«On other data»")])

@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from IPython.display import display
 from pydantic import TypeAdapter
 
 from .clock import restart, spent
+from .criteria import Criterion
 from .parameters import annotated, validate
 from .records import CLAIM_MIME, PROVENANCE_MIME, parsed
 from .wording import claim_box, provenance_box, provenance_terms, read_words
@@ -72,15 +73,28 @@ def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
     return [target.id for s in statements for target in s.targets if isinstance(target, ast.Name)]
 
 
-def claim(sentence: str, value: str, holds: bool, evidence: str) -> None:
+def claim(sentence: str, value: str, criteria: Criterion | Sequence[Criterion], evidence: str) -> None:
     """Display what the reader should take away, and whether the numbers just computed support it.
 
-    `value` is the formatted number, `evidence` how it was measured and how sure it is. The output also
+    `value` is the formatted number, `criteria` are what has to be true of it (`vae_lab.criteria`), all of
+    them if there are several, and `evidence` is how it was measured and how sure it is. The output also
     carries the claim as data, under the MIME type `CLAIM_MIME`.
     """
+    given = criteria if isinstance(criteria, Sequence) else [criteria]
+    if not given or not all(isinstance(one, Criterion) for one in given):
+        raise TypeError(
+            "a claim takes the criteria that decide it, such as above('gain', gain) of vae_lab.criteria, "
+            f"got {criteria!r}"
+        )
     words = read_words()
-    data = {"sentence": sentence, "value": value, "holds": bool(holds), "evidence": evidence}
-    plain = f"[{words['claim']['holds' if holds else 'fails']}] {sentence} {value} ({evidence})"
+    data = {
+        "sentence": sentence,
+        "value": value,
+        "holds": all(one.holds for one in given),
+        "evidence": evidence,
+        "criteria": [asdict(one) for one in given],
+    }
+    plain = f"[{words['claim']['holds' if data['holds'] else 'fails']}] {sentence} {value} ({evidence})"
     display({"text/html": claim_box(data, words), "text/plain": plain, CLAIM_MIME: data}, raw=True)
 
 

@@ -19,6 +19,7 @@ from .registry import Registry
 
 # The kinds of things that a parameter may name: where the package keeps those that are registered.
 REGISTRIES = {
+    "activation": (".vae.layers", "ACTIVATIONS"),
     "cost": (".estimators.costs", "COSTS"),
     "dataset": (".data", "DATASETS"),
     "estimator": (".estimators", "ESTIMATORS"),
@@ -55,6 +56,7 @@ LargeSample = Annotated[int, Field(ge=100_000)]  # enough for standard errors of
 PositiveInts = list[PositiveInt]
 CostName, DatasetName = name_of("cost"), name_of("dataset")
 EstimatorName, NoiseName, ObjectiveName = name_of("estimator"), name_of("noise"), name_of("objective")
+ActivationName = name_of("activation")
 
 # Of a number outside of these and 1, double precision loses one beside the other; and the squares of those
 # inside are within single precision. A whole number up to the last one is a seed to every library, with room

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that reading a notebook or colouring a page d
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -48,6 +49,20 @@ def glued(notebook: Mapping[str, Any]) -> dict[str, str]:
     named = {o["metadata"]["scrapbook"]["name"]: o["data"] for o in marked}
     key = "application/papermill.record/text/plain"
     return {name: data[key].strip("'\"") for name, data in named.items() if key in data}
+
+
+def code_mark(notebook: Mapping[str, Any]) -> str:
+    """A short hash of what the results of an executed notebook depend on, whatever its parameters.
+
+    That is its cells of code, the modules that they use, and the versions of all packages; not its prose.
+    """
+    code = hashlib.sha256()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
+            code.update("".join(cell["source"]).encode() + b"\0")
+    for part in ("package", "lock"):
+        code.update(notebook["metadata"].get("sources", {}).get(part, "").encode() + b"\0")
+    return code.hexdigest()[:12]
 
 
 def python_of(cell: str) -> str:

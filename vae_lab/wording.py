@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,42 @@ def _named(words: Words) -> dict[str, str]:
 
 
 def claim_box(claim: Mapping[str, Any], words: Words) -> str:
-    """HTML of a claim, a record of the type `CLAIM_MIME`: verdict, sentence, value and evidence."""
+    """HTML of a claim, a record of the type `CLAIM_MIME`: verdict, sentence, value, evidence and criteria."""
     verdict = "holds" if claim["holds"] else "fails"
     sentence, value, evidence = (html.escape(claim[part]) for part in ("sentence", "value", "evidence"))
     return (
         f'<div class="vae-claim vae-claim-{verdict}"><p class="vae-claim-sentence">'
         f'<strong class="vae-claim-verdict">{words["claim"][verdict]}.</strong> {sentence}</p>'
-        f'<p class="vae-claim-evidence"><strong>{value}</strong> · {evidence}</p></div>'
+        f'<p class="vae-claim-evidence"><strong>{value}</strong> · {evidence}</p>'
+        f'<p class="vae-claim-criterion">{words["claim"]["criterion"]}: '
+        f"{html.escape(criteria_text(claim, words))}</p></div>"
     )
+
+
+def criteria_text(claim: Mapping[str, Any], words: Words) -> str:
+    """What has to be true for a claim to hold; empty for one that was recorded without it."""
+    return " · ".join(criterion_text(one, words) for one in claim.get("criteria", ()))
+
+
+def criterion_text(criterion: Mapping[str, Any], words: Words) -> str:
+    """A record of a `vae_lab.criteria.Criterion` in words: the comparison, and in brackets how it is made."""
+    named, count, kind = words["criteria"], criterion["count"], criterion["kind"]
+    notes = [named["each"].format(count=f"{count:,}")] if count > 1 else []
+    if kind == "interval":
+        notes.append(named["interval" if count == 1 else "intervals"])
+    elif kind in ("chance", "tests"):
+        notes.append(named[kind])
+    notes += filter(None, [criterion["because"]])
+    return sides(criterion["what"], criterion["bounds"]) + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def sides(what: str, bounds: Sequence[float | None]) -> str:
+    """A comparison with a lower and an upper bound, either of them None where there is none."""
+    low, high = (None if bound is None else f"{bound:.4g}".replace("-", "−") for bound in bounds)
+    below = "" if low is None else f"{low} < "
+    if high is None:
+        return f"{what} > {low}" if low is not None else what
+    return f"{below}{what} < {high}"
 
 
 def provenance_terms(record: Mapping[str, Any], words: Words) -> dict[str, str]:

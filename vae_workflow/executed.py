@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
 
-from pydantic import StrictBool, StrictFloat, StrictStr, TypeAdapter, ValidationError, with_config
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, glued, recorded
@@ -21,11 +21,26 @@ class Damaged(ValueError):
 
 
 @with_config(extra="allow")
+class Criterion(TypedDict):
+    what: StrictStr
+    holds: StrictBool
+    kind: StrictStr
+    because: StrictStr
+    count: StrictInt
+    value: StrictFloat | None
+    low: StrictFloat | None
+    high: StrictFloat | None
+    bounds: tuple[StrictFloat | None, StrictFloat | None]
+    chance: StrictFloat | None
+
+
+@with_config(extra="allow")
 class Claim(TypedDict):
     sentence: StrictStr
     value: StrictStr | StrictFloat | StrictBool | None
     holds: StrictBool
     evidence: StrictStr
+    criteria: NotRequired[list[Criterion]]
 
 
 @with_config(extra="allow")

@@ -1,4 +1,4 @@
-"""The jobs of the Snakefile: execute a notebook, build the book, look at its claims, print it.
+"""The jobs of the Snakefile: execute a notebook, build the book, look at its claims, print it, compare runs.
 
 All promise that
 
@@ -21,6 +21,7 @@ DONE_BY = {
     "notebook": ("execution", "execute"),
     "book": ("pages", "build_book"),
     "claims": ("claims", "check_claims"),
+    "table": ("replication", "collect"),
     "pdf": ("pdf", "print_pdf"),
 }
 
@@ -60,6 +61,9 @@ def main() -> int:
         "known", type=json.loads, help="a JSON object: sentences of each page that are not errors"
     )
     job.add_argument("chapters", type=Path, nargs="+")
+    job = jobs.add_parser("table", help="collect the claims of runs of the chapters in a table")
+    job.add_argument("output", type=Path)
+    job.add_argument("runs", type=Path, nargs="+")
     job = jobs.add_parser("pdf", help="print the book")
     job.add_argument("html", type=Path, help="folder of the built book")
     for job in jobs.choices.values():

@@ -22,10 +22,12 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 from vae_reference import table
+from vae_replication import Replication, strip, value_range
 from vae_words import words_of
 
 from vae_lab.clock import Kind
-from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, recorded
+from vae_lab.records import CLAIM_MIME, PROVENANCE_MIME, code_mark, recorded
+from vae_lab.wording import Words, criteria_text, criterion_text
 
 
 def label(page: str, number: int) -> str:
@@ -70,21 +72,90 @@ class Page:
         notebook = nbformat.read(path, as_version=4)
         self.name, self.path = path.stem, path
         self.title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
-        self.claims = recorded(notebook, CLAIM_MIME)
+        self.claims, self.mark = recorded(notebook, CLAIM_MIME), code_mark(notebook)
         (self.provenance,) = recorded(notebook, PROVENANCE_MIME)
         self.link = f":doc:`/chapters/{self.name}`"
 
 
-def claims_table(name: str, rows: Iterable[tuple[Page, int]], words: Mapping[str, str]) -> str:
-    cells = []
+def claims_table(name: str, rows: Iterable[tuple[Page, int]], every: Words, repeated: Replication) -> str:
+    """Verdict, sentence, numbers and criterion of claims, and in how many of the tried blocks of seeds each
+    holds."""
+    words, cells = every["claims"], []
     for page, number in rows:
         claim = page.claims[number]
         verdict = f":holds:`{words['holds']}`" if claim["holds"] else f":fails:`{words['fails']}`"
+        if found := repeated.claims.get((page.name, claim["sentence"])):
+            verdict += f" · {found.share}"
         sentence = f":ref:`{literal(claim['sentence'])} <{label(page.name, number + 1)}>`"
         numbers = f"**{literal(claim['value'])}** · {literal(claim['evidence'])}"
-        cells.append(([verdict], [sentence], [numbers]))
-    header = [words[column] for column in ("verdict", "claim", "numbers")]
+        cells.append(([verdict], [sentence], [numbers], [literal(criteria_text(claim, every))]))
+    header = [words[column] for column in ("verdict", "claim", "numbers", "criterion")]
     return table("", f"claims-{name}", header, cells)
+
+
+def by_chance(claims: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:
+    """How many of the claims would hold by chance if each truth were on its threshold."""
+    chances = [[one["chance"] for one in claim.get("criteria", ()) if one["chance"]] for claim in claims]
+    least = [min(of_one) for of_one in chances if of_one]
+    return words["by_chance"].format(count=len(least), expected=f"{sum(least):.1f}") if least else ""
+
+
+def replication_summary(pages: Sequence[Page], repeated: Replication, words: Mapping[str, str]) -> str:
+    """How many claims hold in all runs, in all but one, in fewer, and which chapters have changed since."""
+    runs = len(repeated.variants)
+    known = [repeated.claims.get((page.name, claim["sentence"])) for page in pages for claim in page.claims]
+    held = [sum(claim.holds.values()) for claim in known if claim]
+    counts = {"all": held.count(runs), "most": held.count(runs - 1)}
+    fewer = len(held) - sum(counts.values())
+    text = words["summary"].format(count=len(held), runs=runs, **counts, fewer=fewer, left=runs - 1)
+    text += " " + words["machine"].format(where="; ".join(map(literal, repeated.origins)))
+    if new := len(known) - len(held):
+        text += " " + words["new"].format(count=new)
+    changed = [page.link for page in pages if repeated.mark(page.name) != page.mark]
+    return (
+        text + "\n\n" + (words["changed"].format(pages=", ".join(changed)) if changed else words["current"])
+    )
+
+
+def replication_table(page: Page, repeated: Replication, every: Words) -> str:
+    """For each claim of a chapter: in how many runs it holds, and of each criterion the values and where they
+    lie."""
+    words, cells = every["replication"], []
+    for number, claim in enumerate(page.claims, start=1):
+        if not (found := repeated.claims.get((page.name, claim["sentence"]))):
+            continue
+        held = "holds" if all(found.holds.values()) else "fails"
+        sentence = f":ref:`{literal(claim['sentence'])} <{label(page.name, number)}>`"
+        values, strips = [], []
+        for criterion, rows in zip(claim["criteria"], found.criteria.values(), strict=False):
+            right = sum(row["holds"] == "True" for row in rows)
+            drawn = strip(rows, words["strip"].format(right=right, all=len(rows)))
+            values.append(f"**{value_range(rows)}** · {literal(criterion_text(criterion, every))}")
+            strips.append(f":svg:`{drawn}`" if drawn else "–")
+        cells.append(([f":{held}:`{found.share}`"], [sentence], values, strips))
+    header = [words[column] for column in ("share", "claim", "values", "places")]
+    return table("", f"replication-{page.name}", header, cells)
+
+
+def sensitivity_table(headlines: Sequence[tuple[Page, int]], repeated: Replication, every: Words) -> str:
+    """For each of some claims: the settings under which it holds, and those under which it does not."""
+    words, cells = every["sensitivity"], []
+    for page, number in headlines:
+        sentence = page.claims[number]["sentence"]
+        found, settings = repeated.claims[page.name, sentence], repeated.parameters(page.name)
+        held = [f":holds:`{literal(settings[v])}`" for v, holds in found.holds.items() if holds]
+        missed = []
+        for variant in (v for v, holds in found.holds.items() if not holds):
+            rows = [row for of_one in found.criteria.values() for row in of_one if row["variant"] == variant]
+            worst = min(
+                (row for row in rows if row["holds"] != "True"), key=lambda row: int(row["criterion"])
+            )
+            criterion = page.claims[number]["criteria"][int(worst["criterion"]) - 1]
+            wanted = literal(criterion_text(criterion, every))
+            missed.append(f":fails:`{literal(settings[variant])}`: {value_range([worst])}, {wanted}")
+        link = f":ref:`{literal(sentence)} <{label(page.name, number + 1)}>`"
+        cells.append(([link], [", ".join(held) or "–"], missed or ["–"]))
+    return table("", "sensitivity", [words[column] for column in ("claim", "held", "missed")], cells)
 
 
 def duration(seconds: float) -> str:
@@ -129,6 +200,19 @@ def place(provenance: Mapping[str, Any]) -> str:
 
 
 MEASURED = "measured/replicas-h200.csv"  # by benchmarks/replicas.py
+# By snakemake table, with config/replicate.yaml and config/sensitivity.yaml.
+REPLICATION, SENSITIVITY = "measured/replication.csv", "measured/sensitivity.csv"
+ROLES = """
+.. role:: holds
+   :class: vae-holds
+
+.. role:: fails
+   :class: vae-fails
+
+.. role:: svg(raw)
+   :format: html
+
+"""
 
 
 def replicas_table(measured: list[dict[str, str]]) -> str:
@@ -186,9 +270,11 @@ class ClaimRole(ReferenceRole):
 
 
 class FromResults(SphinxDirective):
-    """`.. from-results:: WHAT`: `claims` or `timings` of this book's chapters, or `replicas` on a device."""
+    """`.. from-results:: WHAT`: `claims` or `timings` of this book's chapters, their `replication` on other
+    seeds, or `replicas` on a device."""
 
     required_arguments = 1
+    has_content = True  # of `sensitivity`: words of claims, one a line
 
     def run(self) -> list[nodes.Node]:
         return getattr(self, self.arguments[0])(chapters(self.env))
@@ -205,20 +291,65 @@ class FromResults(SphinxDirective):
     def claims(self, pages: list[Page]) -> list[nodes.Node]:
         found = [(page, number) for page in pages for number in range(len(page.claims))]
         failing = [(page, number) for page, number in found if not page.claims[number]["holds"]]
-        roles = ".. role:: holds\n   :class: vae-holds\n\n.. role:: fails\n   :class: vae-fails\n\n"
-        words = words_of(self.env.app)["claims"]
+        every, repeated = words_of(self.env.app), self.repeated(REPLICATION)
+        words = every["claims"]
         true = len(found) - len(failing)
-        held = words["summary"].format(true=true, all=len(found), pages=len(pages)) + "."
+        held = words["summary"].format(true=true, all=len(found), pages=len(pages)) + ". "
+        held += by_chance([page.claims[number] for page, number in found], words)
         if failing:
-            held += f" {words['failing']}\n\n" + claims_table("failing", failing, words)
-        shown = self.parse_text_to_nodes(roles + held)
+            held += f" {words['failing']}\n\n" + claims_table("failing", failing, every, repeated)
+        shown = self.parse_text_to_nodes(ROLES + held)
         for page in pages:
-            section = nodes.section(ids=[f"claims-of-{nodes.make_id(page.name)}"])
-            section += nodes.title("", page.title)
             rows = [(page, number) for number in range(len(page.claims))]
-            section += self.parse_text_to_nodes(roles + claims_table(page.name, rows, words))
-            shown.append(section)
+            shown.append(self.section(page, claims_table(page.name, rows, every, repeated)))
         return shown
+
+    def replication(self, pages: list[Page]) -> list[nodes.Node]:
+        """What became of the claims on other seeds."""
+        repeated, every = self.repeated(REPLICATION), words_of(self.env.app)
+        words = every["replication"]
+        if not repeated.rows:
+            return self.parse_text_to_nodes(words["none"])
+        mine = [page for page in pages if "--" not in page.name]
+        shown = self.parse_text_to_nodes(replication_summary(mine, repeated, words))
+        for page in mine:
+            if any((page.name, claim["sentence"]) in repeated.claims for claim in page.claims):
+                shown.append(self.section(page, replication_table(page, repeated, every)))
+        return shown
+
+    def sensitivity(self, pages: list[Page]) -> list[nodes.Node]:
+        """The claims whose words are the lines of the directive, under other settings."""
+        repeated, words = self.repeated(SENSITIVITY), words_of(self.env.app)
+        if not repeated.rows:
+            return self.parse_text_to_nodes(words["sensitivity"]["none"])
+        every = [
+            (page, number) for page in pages for number in range(len(page.claims)) if "--" not in page.name
+        ]
+        headlines = []
+        for line in filter(None, self.content):
+            found = [one for one in every if line in one[0].claims[one[1]]["sentence"]]
+            if (
+                len(found) != 1
+                or (found[0][0].name, found[0][0].claims[found[0][1]]["sentence"]) not in repeated.claims
+            ):
+                raise self.error(
+                    f"expected one claim with the words “{line}” that was tried, found {len(found)}"
+                )
+            headlines += found
+        return self.parse_text_to_nodes(ROLES + sensitivity_table(headlines, repeated, words))
+
+    def repeated(self, path: str) -> Replication:
+        """The claims in other runs of their chapters, on which the page that is read then depends."""
+        file = Path(self.env.srcdir, path)
+        self.env.note_dependency(str(file))
+        return Replication(file)
+
+    def section(self, page: Page, text: str) -> nodes.section:
+        """A section about one chapter, with its title."""
+        section = nodes.section(ids=[f"claims-of-{nodes.make_id(page.name)}"])
+        section += nodes.title("", page.title)
+        section += self.parse_text_to_nodes(ROLES + text)
+        return section
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -46,9 +46,9 @@ Surrogate = Callable[..., Tensor]
 Requirement = Callable[[Distribution, CheckedCost, int], str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimator:
-    """A registered estimator. Call it as `(q, cost, n=1, **options)`; it checks what it requires first.
+    """An estimator. Call it as `(q, cost, n=1, **options)`; it checks what it requires first.
 
     `unbiased` is the claim that the contract tests hold it to; `evaluations(n, q)` counts the evaluations of
     the cost for one estimate from n samples; `reference` is a key of the bibliography, if there is one;
@@ -67,6 +67,9 @@ class Estimator:
     def __post_init__(self) -> None:
         for name in ("__doc__", "__name__", "__module__"):  # so that help() describes the function
             object.__setattr__(self, name, getattr(self.function, name, None))
+
+    def __repr__(self) -> str:
+        return repr(self.name)
 
     def __call__(self, q: Distribution, cost: Cost, n: int = 1, **options: Any) -> Tensor:
         """The surrogate, (n, *q.batch_shape). Raises `NotApplicable`, `CostError` and ValueError."""
@@ -123,6 +126,11 @@ def estimator(
         return ESTIMATORS[name]
 
     return register
+
+
+def find_estimator(given: str | Estimator) -> Estimator:
+    """The estimator of that name, or the one that is given itself. Raises `UnknownName`."""
+    return given if isinstance(given, Estimator) else ESTIMATORS[given]
 
 
 def plain_name(label: str) -> str:

@@ -12,6 +12,8 @@ has the right mean. All but the relaxations ask for Bernoulli coordinates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -41,7 +43,7 @@ def relaxable(q: Distribution, cost: CheckedCost, n: int) -> str | None:
     return f"it needs a Bernoulli or a OneHotCategorical, got {named(q, Bernoulli, OneHotCategorical)}"
 
 
-def _relaxed(cost: Cost, z: Tensor) -> Tensor:
+def relaxed_cost(cost: Cost, z: Tensor) -> Tensor:
     """The cost of values between those of q. Raises `NotApplicable` where it refuses them."""
     try:
         return cost(z)
@@ -65,7 +67,8 @@ def gumbel_softmax(q: Distribution, cost: Cost, n: int, *, temperature: float = 
     base = unwrap(q)
     heat = torch.as_tensor(temperature, dtype=base.logits.dtype, device=base.logits.device)
     relaxed = RelaxedBernoulli if isinstance(base, Bernoulli) else RelaxedOneHotCategorical
-    return _relaxed(cost, relaxed(heat, logits=base.logits, validate_args=False).rsample(torch.Size((n,))))
+    soft = relaxed(heat, logits=base.logits, validate_args=False)
+    return relaxed_cost(cost, soft.rsample(torch.Size((n,))))
 
 
 @estimator(unbiased=False, requires=(relaxable,), reference="bengio2013estimating", title="straight-through")
@@ -88,9 +91,14 @@ def _antithetic_pair(q: Distribution, cost: Cost, n: int) -> tuple[Tensor, Tenso
     return u, b, mirrored, f, g
 
 
+def wide(q: Distribution) -> tuple[Any, ...]:
+    """The index that lines values (..., *batch) up with tensors (..., *batch, *event)."""
+    return (..., *[None] * len(q.event_shape))
+
+
 def _wide(f: Tensor, q: Distribution) -> Tensor:
     """f (..., *batch), detached, against tensors with q's event axes."""
-    return f.detach()[(..., *[None] * len(q.event_shape))]
+    return f.detach()[wide(q)]
 
 
 @estimator(
@@ -137,7 +145,7 @@ def _with_controls(
         b = (z > 0).to(logits.dtype).detach()
         # z given b, as a function of the logits and an independent v: its gradient counts, too.
         conditional = torch.where(b > 0, softplus(v + softplus(logits)), -softplus(v + softplus(-logits)))
-        c, c_conditional = (_relaxed(cost, (x / temperature).sigmoid()) for x in (z, conditional))
+        c, c_conditional = (relaxed_cost(cost, (x / temperature).sigmoid()) for x in (z, conditional))
         (by_z,) = torch.autograd.grad(c.sum(), logits)
         (by_conditional,) = torch.autograd.grad(c_conditional.sum(), logits)
     f, score = cost(b), b - logits.detach().sigmoid()
@@ -149,12 +157,14 @@ def _with_controls(
     requires=(bernoulli,),
     reference="tucker2017rebar",
     evaluations=lambda n, q: 3 * n,
-    title="REBAR",
+    title="REBAR, η = 1",
 )
 def rebar(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5, scale: float = 1.0) -> Tensor:
     """Score function with the relaxed cost as control variate, c(z) = scale · f(sigmoid(z / temperature)).
 
-    The cost must be differentiable between 0 and 1.
+    The cost must be differentiable between 0 and 1. The published method, `adaptive.adaptive_rebar`, learns
+    scale and temperature, and makes z and z̃ from one random number. Here the two are given, and the draws
+    independent.
     """
     f, gradient, control, _ = _with_controls(q, cost, n, temperature)
     return f + inject(gradient - scale * control, unwrap(q).logits, q)
@@ -165,14 +175,15 @@ def rebar(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5, scal
     requires=(bernoulli, several),
     reference="grathwohl2018backpropagation",
     evaluations=lambda n, q: 3 * n,
-    title="RELAX",
+    title="RELAX, linear",
 )
 def relax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> Tensor:
-    """As REBAR, with a learned control variate c(z) = w₁ f(sigmoid(z / temperature)) + w₂.
+    """As REBAR, with a fitted control variate c(z) = w₁ f(sigmoid(z / temperature)) + w₂.
 
-    The published method learns c by stochastic gradient descent on the variance. This c is linear in w, so
-    the minimum is solved for: for each sample from the n − 1 others, which keeps the estimate unbiased, and
-    shrunk a little towards REBAR's w = (1, 0), which settles it where the others are few.
+    The published method, `adaptive.adaptive_relax`, learns a network by stochastic gradient descent on the
+    variance. This c is linear in w, so the minimum is solved for: for each sample from the n − 1 others,
+    which keeps the estimate unbiased, and shrunk a little towards REBAR's w = (1, 0), which settles it where
+    the others are few. With n = 2 it fits two coefficients to one sample.
     """
     f, gradient, relaxed, score = _with_controls(q, cost, n, temperature)
     controls = torch.stack([relaxed, score])
@@ -186,5 +197,5 @@ def relax(q: Distribution, cost: Cost, n: int, *, temperature: float = 0.5) -> T
     prior = torch.tensor([[1.0], [0.0]], dtype=f.dtype, device=f.device)
     eye = torch.eye(2, dtype=f.dtype, device=f.device)
     w = torch.linalg.solve(normal + ridge * eye, right + ridge * prior).squeeze(-1).movedim(-1, 0)
-    best = (w[(..., *[None] * len(q.event_shape))] * controls).sum(0)
+    best = (w[wide(q)] * controls).sum(0)
     return f + inject(gradient - best, unwrap(q).logits, q)

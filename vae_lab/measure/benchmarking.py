@@ -278,6 +278,18 @@ def _with_efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns=["broken", "effective", "heavy", "refuted"])
 
 
+def whole_gradient(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of `benchmark`, with the efficiency of an estimator's whole gradient in each of its rows.
+
+    It is 1 / (evaluations · the sum of the mean squared errors over all parameters and coordinates), NaN
+    where there is no error. The evaluations are those for the whole gradient, so `benchmark`'s own efficiency
+    charges each row for all of them: too much where an estimator evaluates the cost for each parameter
+    separately. For a q without a batch, and parameters in the same units.
+    """
+    price = (1 / frame["efficiency"]).groupby(frame["estimator"]).transform("sum")
+    return frame.assign(efficiency=1 / price.where(price > 0))
+
+
 def _three_digits(number: Any) -> str:
     """Three significant digits, without an exponent where a number is at least 100 and below a million."""
     if 100 <= abs(number) < 1e6:

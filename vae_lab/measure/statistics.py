@@ -67,26 +67,39 @@ def moments(values: ArrayLike) -> Moments:
     )
 
 
-def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, resamples: int = 2_000, seed: int = 0
-) -> Interval:
-    """Percentile interval for the mean of `values` (seeds, items) by resampling seeds and items alike.
+def two_way_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval for the mean of `values` (seeds, items) that vary with both, for new seeds and new items
+    alike.
 
-    The pigeonhole bootstrap (owen2007pigeonhole) of what varies with both, such as the difference of two
-    paired models on the same test items. With few seeds it understates what varies with them, by a factor
-    of √(1 − 1/seeds); `mean_interval` of the means over items does not.
+    Such as the difference of two paired models on the same test items. The mean squares of seeds A, of items
+    B and of what is left E estimate the variance of the mean, (A + B − E) / (seeds · items), and Student's t
+    has the degrees of freedom of Satterthwaite's approximation. Where seeds dominate it is `mean_interval` of
+    the means over items. It covers a little more than `level` where neither seeds nor items differ but by
+    chance. Source: satterthwaite1946approximate.
 
-    >>> f"{bootstrap_interval([[1.0, 2.0], [2.0, 3.0]]):.1f}"
-    '2.0 [1.0, 3.0]'
+    >>> f"{two_way_interval([[1.0, 2.0], [2.0, 3.0]]):.1f}"
+    '2.0 [-1.0, 5.0]'
     """
+    from scipy.special import stdtrit
+
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or min(values.shape) < 2:
         raise ValueError(f"expected (seeds, items), at least 2 of each, got shape {values.shape}")
-    generator = np.random.default_rng(seed)
-    rows, columns = (generator.multinomial(n, np.full(n, 1 / n), resamples) for n in values.shape)
-    means = ((rows @ values) * columns).sum(1) / values.size
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    mean, by_seed, by_item = values.mean(), values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    seeds, items = values.shape
+    freedoms = np.array([seeds - 1, items - 1, (seeds - 1) * (items - 1)])
+    squares = [
+        items * ((by_seed - mean) ** 2).sum(),
+        seeds * ((by_item - mean) ** 2).sum(),
+        ((values - by_seed - by_item + mean) ** 2).sum(),
+    ]
+    of_seeds, of_items, left = squares / freedoms
+    variance = max(of_seeds + of_items - left, left)
+    if variance == 0:
+        return Interval(float(mean), float(mean), float(mean))
+    freedom = variance**2 / (np.array([of_seeds, of_items, left]) ** 2 / freedoms).sum()
+    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance / values.size)
+    return Interval(float(mean), float(mean - half), float(mean + half))
 
 
 def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
@@ -95,7 +108,7 @@ def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
     The area is the probability that a positive item scores higher than another, ties counting half;
     `positive` (items,) is a mask. To first order the values are independent over items, whatever the model,
     so that averages and differences of areas on the same items are averages and differences of values, and
-    `bootstrap_interval` gives their uncertainty. Raises ValueError without an item of either kind.
+    `two_way_interval` gives their uncertainty. Raises ValueError without an item of either kind.
     Source: delong1988comparing.
 
     >>> float(auroc_values([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).mean())
@@ -145,6 +158,30 @@ def equivalence(values: ArrayLike, margin: float) -> float:
     return float(stdtr(len(values) - 1, -distance / error))
 
 
+def distances_from_normal(values: ArrayLike) -> dict[str, float]:
+    """How far the law of a large sample `values` (n,) is from N(0, 1), by several measures.
+
+    Wasserstein's distance (of order 1: how far the quantiles lie apart, on average); total variation and the
+    Kullback-Leibler divergence of the law from N(0, 1) in nats, both with values rounded to a twentieth, so
+    that they are finite for laws without a density; and the sizes of skewness and excess kurtosis.
+    """
+    from scipy.special import log_ndtr, ndtri
+
+    values = np.sort(np.asarray(values, dtype=float).ravel())
+    quantiles = ndtri((np.arange(len(values)) + 0.5) / len(values))
+    cells, counts = np.unique(np.round(values * 20), return_counts=True)
+    shares = counts / len(values)
+    near, far = (log_ndtr((end - np.abs(cells)) / 20) for end in (0.5, -0.5))
+    normal = near + np.log1p(-np.exp(far - near))  # the logarithm of the normal law's share, in any tail
+    return {
+        "Wasserstein": float(np.abs(values - quantiles).mean()),
+        "total variation": float(np.maximum(shares - np.exp(normal), 0).sum()),
+        "Kullback-Leibler": float((shares * (np.log(shares) - normal)).sum()),
+        "skewness": float(abs((values**3).mean())),
+        "excess kurtosis": float(abs((values**4).mean() - 3)),
+    }
+
+
 def deviation_limit(comparisons: int = 1, false_alarm: float = 1e-6) -> float:
     """How many standard errors a mean may be away from the truth before it counts as wrong.
 
@@ -157,3 +194,17 @@ def deviation_limit(comparisons: int = 1, false_alarm: float = 1e-6) -> float:
     from scipy.special import ndtri
 
     return float(-ndtri(false_alarm / (2 * comparisons)))
+
+
+def visible_deviation(standard_error: ArrayLike, limit: float, power: float = 0.999) -> np.ndarray:
+    """The smallest deviation that a comparison with such a `standard_error` all but surely shows: its shape.
+
+    With probability `power` at least it leads to a value further than `limit` standard errors from the truth.
+    So it says what an agreement is worth.
+
+    >>> float(visible_deviation(0.1, limit=deviation_limit()).round(2))
+    0.8
+    """
+    from scipy.special import ndtri
+
+    return (limit + ndtri(power)) * np.asarray(standard_error, dtype=float)

@@ -135,3 +135,30 @@ def student_t(shape: Sequence[int], generator: Generator) -> Tensor:
     """eps from Student's t with 5 degrees of freedom, scaled to variance 1: heavy tails."""
     normal = standard_normal((6, *shape), generator)
     return normal[0] / normal[1:].square().mean(0).sqrt() * math.sqrt(3 / 5)
+
+
+@noise()
+def arcsine(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps from the arcsine distribution between ±√2, where its variance is 1: mostly near the ends."""
+    return (math.pi * standard_uniform(shape, generator)).cos() * math.sqrt(2)
+
+
+@noise()
+def exponential(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps from the exponential distribution of mean 1, less 1: skewed."""
+    return -torch.log1p(-standard_uniform(shape, generator)) - 1
+
+
+@noise()
+def smeared_coin(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps = ±0.995 by the toss of a coin, plus a tenth of a normal variable: a coin toss with a density."""
+    coin, smear = standard_normal((2, *shape), generator)
+    return math.sqrt(0.99) * coin.sign() + 0.1 * smear
+
+
+@noise()
+def contaminated(shape: Sequence[int], generator: Generator) -> Tensor:
+    """eps normal, with standard deviation 0.1 in 99 of 100 draws and nearly 10 in the other: rare shocks."""
+    wide = math.sqrt((1 - 0.99 * 0.1**2) / 0.01)
+    scale = torch.where(standard_uniform(shape, generator) < 0.01, wide, 0.1)
+    return standard_normal(shape, generator) * scale

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from ..estimators import ESTIMATORS
+from ..estimators import Estimator, find_estimator
 from ..estimators.costs import NotApplicable
 from ..estimators.families import unwrap
 from ..registry import Registry, first_sentence
@@ -106,7 +106,7 @@ def elbo(
     q = vae.encoder(x) if q is None else q
     if eps is None:
         n = check("n", Count, n)
-        by = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
+        by = find_estimator(estimator) if isinstance(estimator, str) else estimator
         return elbo_terms(vae, q, by(q, lambda z: vae.decoder(z).log_prob(x), n).mean(0))
     if estimator != "pathwise" or n != 1:
         raise ValueError(f"eps says what to draw, so it goes with neither {estimator=} nor {n=}")
@@ -269,16 +269,16 @@ def dreg(draws: Draws) -> Tensor:
     return _log_mean(log_weights.detach()) + (surrogate - surrogate.detach())
 
 
-def check_objective(name: str, estimator: str) -> None:
+def check_objective(name: str, estimator: str | Estimator) -> None:
     """Raise `UnknownName`, or ValueError where the two do not go together."""
-    OBJECTIVES[name], ESTIMATORS[estimator]
+    OBJECTIVES[name], find_estimator(estimator)
     if name != "elbo" and estimator != "pathwise":
         raise ValueError(
             f"objective={name!r} has its own gradient, by the trick; {estimator=} goes with objective='elbo'"
         )
 
 
-def bound(vae: VAE, q: Any, x: Tensor, objective: str, estimator: str, n: int) -> Tensor:
+def bound(vae: VAE, q: Any, x: Tensor, objective: str, estimator: str | Estimator, n: int) -> Tensor:
     """The named objective of items `x` (B, D) by n fresh draws of a given `q`: its batch shape, (*S, R, B).
 
     Draws from torch's global generator. Raises as `check_objective` and the estimator do.

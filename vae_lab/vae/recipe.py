@@ -8,6 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pydantic import InstanceOf
+
+from ..estimators import Estimator
 from ..settings import Count, NotNegative, Positive, Whole, check
 from .noise_registry import NOISES
 from .objectives import check_objective
@@ -19,7 +22,7 @@ KINDS: dict[str, Any] = {
     "batch_size": Count,
     "learning_rate": Positive,
     "objective": str,
-    "estimator": str,
+    "estimator": str | InstanceOf[Estimator],
     "samples": Count,
     "test_every": Whole,
 }
@@ -38,9 +41,9 @@ class Recipe:
     """The settings of a training of `replicas` models. `fit` builds one from its arguments.
 
     `epochs` counts passes over the data, `batch_size` items of a step; `learning_rate` is Adam's, `objective`
-    a name in `OBJECTIVES`, `estimator` one in `ESTIMATORS`, and `samples` counts the draws of z for each item
-    and step. `test_every` > 0 scores the test items of a `Dataset` after so many epochs, and after the last
-    one, with one draw of z.
+    a name in `OBJECTIVES`, `estimator` one in `ESTIMATORS` or an `Estimator` itself, and `samples` counts the
+    draws of z for each item and step. `test_every` > 0 scores the test items of a `Dataset` after so many
+    epochs, and after the last one, with one draw of z.
 
     These take one value or one for each replica, and hold one for each: `noise` (a name in `NOISES`) and
     `noise_scale`; `detach_sigma` (the reconstruction moves mu only); `beta`; `free_bits`, the nats up to
@@ -59,7 +62,7 @@ class Recipe:
     batch_size: int = 128
     learning_rate: float = 1e-3
     objective: str = "elbo"
-    estimator: str = "pathwise"
+    estimator: str | Estimator = "pathwise"
     samples: int = 1
     noise: Any = "gaussian"
     noise_scale: Any = 1.0

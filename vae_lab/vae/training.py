@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..clock import counts_as
 from ..data import Dataset
-from ..estimators import ESTIMATORS
+from ..estimators import find_estimator
 from ..estimators.costs import CostError
 from ..settings import check
 from .evaluation import evaluate
@@ -248,7 +248,7 @@ class Training:
             return OBJECTIVES[recipe.objective].function(draws), draws.terms
         q = vae.encoder(x)
         if eps is None:  # the unchecked estimator, so that NaN reaches the totals, which know the replica
-            terms = elbo(vae, x, None, ESTIMATORS[recipe.estimator].function, recipe.samples, q=q)
+            terms = elbo(vae, x, None, find_estimator(recipe.estimator).function, recipe.samples, q=q)
         else:
             terms = elbo(vae, x, eps, q=q, detached=self.detached)
         paid = with_free_bits(vae, q, terms, self.free) if any(recipe.free_bits) else terms

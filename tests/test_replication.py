@@ -1,0 +1,146 @@
+"""The chapters again on other seeds: from the runs to the table, and from the table to the page."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from checkout import Checkout
+
+from vae_lab.criteria import above, below, fact, within
+from vae_lab.measure.statistics import Interval
+from vae_lab.records import code_mark
+from vae_workflow.replication import COLUMNS, rows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CLAIM = """from IPython.display import display
+none = {"value": None, "low": None, "high": None, "bounds": (None, None), "chance": None, "count": 1}
+sure = none | {"what": "so", "holds": True, "kind": "fact", "because": ""}
+low = none | {"what": "seed", "holds": seed < 1500, "kind": "interval", "because": "half"}
+low |= {"bounds": (None, 1500.0), "value": float(seed), "low": seed - 1.0, "high": seed + 1.0}
+claim = {"sentence": "Seeds are small.", "value": f"{seed}", "holds": low["holds"], "evidence": ""}
+origin = {"parameters": {"seed": seed}, "versions": {"python": "3", "torch": "2"}, "machine": "one"}
+for kind, record in (("claim", claim | {"criteria": [low, sure]}), ("provenance", origin)):
+    display({"text/plain": kind, f"application/vnd.vae-lab.{kind}+json": record}, raw=True)"""
+
+
+def test_all_variants_of_all_chapters_make_one_table(checkout: Checkout) -> None:
+    checkout.notebooks(one=CLAIM, two=CLAIM)
+    settings = {"variants": {f"block{b}": {"seed": 1000 * b} for b in (1, 2)}, "table": "book/measured/t.csv"}
+    checkout.configure(name="replicate", one=None, two=None, settings=settings)
+    arguments = ("table", "--configfile", "config/replicate.yaml")
+    first_run = checkout.run(*arguments)
+    assert first_run.returncode == 0, first_run.stderr
+    assert len(re.findall(r"^(?:one|two)--block[12]: done in", first_run.stderr, re.MULTILINE)) == 4
+    with (checkout.folder / "book/measured/t.csv").open(newline="", encoding="utf-8") as lines:
+        table = list(csv.DictReader(lines))
+    assert tuple(table[0]) == COLUMNS
+    assert [(row["page"], row["variant"], row["holds"]) for row in table if row["criterion"] == "1"] == [
+        (page, f"block{b}", str(b == 1)) for page in ("one", "two") for b in (1, 2)
+    ]
+    first, second = table[:2]
+    assert (first["value"], first["low"], first["upper_bound"], first["lower_bound"]) == (
+        "1000",
+        "999",
+        "1500",
+        "",
+    )
+    assert (second["criterion"], second["value"], second["holds"]) == ("2", "", "True")
+    assert {row["parameters"] for row in table} == {"seed = 1000", "seed = 2000"}
+    assert {row["versions"] for row in table} == {"python 3, torch 2"}
+    # The code is that of both blocks, whatever the seed, and changes with it.
+    assert len({row["code"] for row in table}) == 1
+    again = checkout.run(*arguments)
+    assert again.returncode == 0 and "done in" not in again.stderr
+
+
+def test_the_mark_of_the_code_leaves_prose_and_parameters_out() -> None:
+    def notebook(code: str, prose: str = "p", seed: int = 0, package: str = "v1") -> dict[str, object]:
+        cell = {"cell_type": "code", "metadata": {}}
+        injected = cell | {"metadata": {"tags": ["injected-parameters"]}, "source": f"seed = {seed}"}
+        cells = [{"cell_type": "markdown", "source": prose}, injected, cell | {"source": [code]}]
+        return {"cells": cells, "metadata": {"sources": {"package": package, "lock": "l"}}}
+
+    mark = code_mark(notebook("fit()"))
+    assert re.fullmatch("[0-9a-f]{12}", mark)
+    assert code_mark(notebook("fit()", prose="q", seed=7)) == mark
+    assert len({mark, code_mark(notebook("fit(1)")), code_mark(notebook("fit()", package="v2"))}) == 3
+
+
+def test_the_blocks_are_disjoint_and_those_of_all_chapters() -> None:
+    """No chapter counts further than the next block, and all begin beyond the published seeds."""
+    config = yaml.safe_load((ROOT / "config/replicate.yaml").read_text("utf-8"))
+    book = yaml.safe_load((ROOT / "config/book.yaml").read_text("utf-8"))
+    assert list(config["notebooks"]) == list(book["notebooks"])
+    assert config["notebooks"] == book["notebooks"]
+    seeds = [variant["seed"] for variant in config["variants"].values()]
+    assert len(seeds) == 10 and sorted(seeds)[0] >= 1000
+    assert min(b - a for a, b in zip(seeds, seeds[1:], strict=False)) >= 1000
+
+
+# The page
+
+HEADER = ",".join(COLUMNS)
+
+
+@pytest.fixture
+def extension(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "book/extensions"))
+    import vae_replication
+
+    return vae_replication  # type: ignore[no-any-return]
+
+
+def test_a_claim_holds_in_a_block_if_all_its_criteria_do(extension: ModuleType, tmp_path: Path) -> None:
+    lines = [HEADER]
+    for block in range(3):
+        for criterion in (1, 2):
+            holds = not (block == 1 and criterion == 2)
+            lines.append(
+                f"one,block{block},seed = {block},A claim.,{holds},{criterion},{block},,,0.5,,abc,m,v"
+            )
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    found = extension.Replication(tmp_path / "t.csv")
+    claim = found.claims["one", "A claim."]
+    assert claim.holds == {"block0": True, "block1": False, "block2": True}
+    assert claim.share == "2/3"
+    assert extension.value_range(claim.criteria[1]) == "0 … 2"
+    assert (found.mark("one"), found.mark("two"), found.origins) == ("abc", "", ["m, v"])
+    assert found.variants == ["block0", "block1", "block2"]
+    assert extension.Replication(tmp_path / "none.csv").claims == {}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "room"),
+    [
+        (above("x", Interval(1.0, 0.5, 1.5)), 0.5),
+        (above("x", Interval(1.0, -0.5, 2.5)), -0.5),
+        (below("x", 3.0, 5.0, "any"), 2.0),
+        (within("x", Interval(0.0, -0.5, 0.75), -1, 1, "any"), 0.25),
+        (fact("x", True), None),
+    ],
+)
+def test_a_mark_lies_where_the_nearer_end_does(
+    extension: ModuleType, criterion: object, room: float | None
+) -> None:
+    claim = {"sentence": "S.", "criteria": [vars(criterion)]}
+    origin = {"versions": {}, "machine": ""}
+    outputs = [
+        {"data": {f"application/vnd.vae-lab.{kind}+json": record}}
+        for kind, record in (("claim", claim), ("provenance", origin))
+    ]
+    cell = {"cell_type": "code", "metadata": {}, "source": "", "outputs": outputs}
+    (row,) = rows("one--block1", {"cells": [cell], "metadata": {}})
+    written = {key: str(value) for key, value in row.items()}
+    drawn = extension.strip([written], "1 of 1")
+    if room is None:
+        assert drawn == ""
+        return
+    assert extension.room(written) == pytest.approx(room)
+    assert ('class="vae-holds"' in drawn, 'class="vae-fails"' in drawn) == (room > 0, room < 0)
+    assert 'aria-label="1 of 1"' in drawn
