@@ -2,12 +2,13 @@
 
 For a decoder as it is and one item, let (mu, sigma) maximise reconstruction − beta · KL.
 
-* For any frozen eps: the decoder sees z = mu + sigma · eps and nothing else of (mu, sigma). With g the slope
-  of the reconstruction at z, g = beta · mu and g · eps = beta (sigma − 1/sigma). Hence
-  sigma − 1/sigma = eps · mu, whatever decoder, data and beta.
+* For any frozen eps: the decoder sees z = mu + sigma · eps and nothing else of (mu, sigma). So the best pair
+  is the one of least KL among those with its z, where sigma − 1/sigma = eps · mu, whatever decoder, data and
+  beta; the decoder needs no derivative.
 * For eps ~ N(0, 1): the slope of an expectation with respect to sigma² is half its curvature with respect to
   mu, which rezende2014stochastic attributes to Bonnet and Price. Hence
-  sigma² = beta / (beta + E[∂²(−log p(x|z))/∂z²]).
+  sigma² = beta / (beta − ∂²E[log p(x|z)]/∂mu²). If log p(x|z) can be differentiated twice this is
+  beta / (beta + E[∂²(−log p(x|z))/∂z²]); the kinks of a ReLU count in the first, and not in the second.
 """
 
 from __future__ import annotations
