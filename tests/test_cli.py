@@ -429,9 +429,10 @@ def test_the_commands_of_the_readme_and_of_the_page_on_forking_do_what_they_say(
     follow([activate, *many])
     table = pd.read_csv(copy / "results.csv")
     assert len(table[["seed", "sigma"]].drop_duplicates()) == 6
-    slurm, kubernetes = (text.strip() for text in code(pages["On a cluster"], "bash"))
+    slurm, kubernetes, whole = (text.strip() for text in code(pages["On a cluster"], "bash"))
     follow([activate, slurm.replace(" -- ", " --dry-run -- ")])
     assert "--storage s3://bucket/folder -- " in kubernetes
+    follow([activate, f"{whole} --dry-run"])
 
 
 def test_the_module_can_be_run_too() -> None:
