@@ -11,7 +11,6 @@ from vae_lab.measure.statistics import (
     auroc_values,
     deviation_limit,
     distances_from_normal,
-    equivalence,
     mean_interval,
     moments,
     two_way_interval,
@@ -213,18 +212,3 @@ def test_distances_of_laws_without_a_density_are_finite() -> None:
     assert found["Wasserstein"] == pytest.approx(0.5354, abs=1e-3)  # 2 ∫|1 − q| φ(q) over the positive half
     assert 0.9 < found["total variation"] < 1 and np.isfinite(found["Kullback-Leibler"])
     assert np.isfinite(distances_from_normal([-60.0, 60.0])["Kullback-Leibler"]), "far in the tails"
-
-
-@pytest.mark.parametrize("shift", [-0.3, -0.05, 0.0, 0.08, 0.1, 0.4])
-def test_equivalence_is_two_one_sided_tests(shift: float) -> None:
-    values = np.random.default_rng(2).normal(shift, 0.05, size=6)
-    above = stats.ttest_1samp(values, -0.1, alternative="greater").pvalue
-    below = stats.ttest_1samp(values, 0.1, alternative="less").pvalue
-    assert equivalence(values, 0.1) == pytest.approx(max(above, below), rel=1e-9)
-
-
-def test_equivalence_of_equal_values_and_bad_input() -> None:
-    assert equivalence([0.05, 0.05], 0.1) == 0 and equivalence([0.2, 0.2], 0.1) == 1
-    for values, margin in (([0.1], 0.1), ([0.1, 0.2], 0.0), ([[0.1], [0.2]], 0.1)):
-        with pytest.raises(ValueError, match="at least 2 values in one axis and a positive margin"):
-            equivalence(values, margin)

@@ -134,30 +134,6 @@ def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
     return values
 
 
-def equivalence(values: ArrayLike, margin: float) -> float:
-    """p-value of the two one-sided t tests that the mean of independent `values` (n,) is within ± `margin`.
-
-    A small one shows equivalence; a large one shows nothing, least of all a difference
-    (schuirmann1987comparison).
-
-    >>> equivalence([0.01, -0.02, 0.0, 0.01], margin=0.1) < 0.01
-    True
-    """
-    from scipy.special import stdtr
-
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) < 2 or not margin > 0:
-        raise ValueError(
-            "expected at least 2 values in one axis and a positive margin, "
-            f"got shape {values.shape} and {margin}"
-        )
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    distance = margin - abs(values.mean())  # to the nearer end
-    if error == 0:
-        return 0.0 if distance > 0 else 1.0
-    return float(stdtr(len(values) - 1, -distance / error))
-
-
 def distances_from_normal(values: ArrayLike) -> dict[str, float]:
     """How far the law of a large sample `values` (n,) is from N(0, 1), by several measures.
 
