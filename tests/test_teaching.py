@@ -256,7 +256,7 @@ def test_a_replication_says_whether_it_is_of_the_present_code(tmp_path: Path) ->
     pages, _ = book_in_another_language(tmp_path / "same", page, mark=code_mark(chapter()))
     assert "«The code of no chapter has changed since.»" in pages
     pages, _ = book_in_another_language(tmp_path / "none", page, measured=())
-    assert "«The table is not there." in pages
+    assert "«This has not been done for the present chapters" in pages
 
 
 @pytest.mark.parametrize(("named", "caption"), [("", "On other data"), ("words.de.toml", "«On other data»")])
