@@ -4,9 +4,9 @@ A criterion names a quantity, takes what was measured of it, and compares that w
 measured is an `Interval`, all of which has to be on the right side, a number, or several of either, each of
 which has to be.
 
-    above("ELBO gained", mean_interval(gain))                       ELBO gained > 0 (all of its interval)
-    below("gap", gap, 1e-6, "float64 rounds to 1e-16")               gap < 1e-06 (float64 rounds to 1e-16)
-    within("difference", found, -0.1, 0.1, "a tenth of the effect")  -0.1 < difference < 0.1 (...)
+    above("ELBO gained", mean_interval(gain))           ELBO gained > 0 (all of its interval)
+    below("gap", gap, 1e-6, "float64 rounds to 1e-16")  gap < 1e−06 (float64 rounds to 1e-16)
+    within("slope", slope, 0.25, 0.75, "law ½")         0.25 < slope < 0.75 (law ½)
 
 A threshold other than zero says where it comes from. A criterion that no measurement could miss says nothing:
 give the values that are possible, and one that holds for all of them is an error.
