@@ -540,10 +540,10 @@ from vae_lab.measure.diversity import kid, manifold_scores, mutual_information, 
 torch.set_num_threads(1)
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 before = peak()
-a, b = torch.rand(2, 10_000, 784)
+a, b = torch.rand(2, 10_000, 32)
 vendi_score(a)
 mutual_information(DiagonalNormal(a[None, :, :20], b[None, :, :20]))
-kid(a, b[:1000])  # all pairs of a, which is where the memory goes; all of b takes three times as long
+kid(a, b)
 manifold_scores(a, b)
 print(peak() - before)
 """
@@ -552,9 +552,9 @@ print(peak() - before)
 # Not by getrusage: on Linux a child's maximum starts from that of the process that started it.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
-    """Measured: 0.5 to 1.6 GB, by how much the system takes back meanwhile, and 2.0 GB without chunks."""
+    """Measured: 0.1 to 1.1 GB, by how much the system takes back meanwhile, and 1.9 GB or more without blocks."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1.8e9
+    assert int(run.stdout) < 1.5e9
 
 
 def test_the_classifier_says_what_its_features_say() -> None:

@@ -166,11 +166,11 @@ def test_diagram_shows_the_parts_and_the_derivatives() -> None:
 
 @pytest.mark.parametrize(("name", "k"), [("cosine", 1.3), ("quadratic", -1.0), ("bump", 0.4)])
 def test_the_three_ideas_are_estimates_of_the_gradient(name: str, k: float) -> None:
-    """With many evenly spread draws, each mean is the integral that the idea stands for."""
+    """With 300 evenly spread draws, each mean is the integral that the idea stands for."""
     q, cost = Normal(torch.tensor(0.5), torch.tensor(1.2)), COSTS[name](k)
     exact = exact_gradient(cost, q)["loc"].item()
     axes = plt.subplots(3, 1)[1]
-    found = plots.three_ideas(cost, q, axes, draws=2_000)
+    found = plots.three_ideas(cost, q, axes, draws=300)
     assert list(found) == ["move the sample", "weigh the sample", "difference of two"]
     for numbers in found.values():
         assert numbers.mean().item() == pytest.approx(exact, abs=0.02)

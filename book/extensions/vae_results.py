@@ -101,20 +101,23 @@ def by_chance(claims: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> 
 
 
 def replication_summary(pages: Sequence[Page], repeated: Replication, words: Mapping[str, str]) -> str:
-    """How many claims hold in all runs, in all but one, in fewer, and which chapters have changed since."""
+    """How many claims hold in all runs, in all but one, and in fewer, and where the runs were made."""
     runs = len(repeated.variants)
     known = [repeated.claims.get((page.name, claim["sentence"])) for page in pages for claim in page.claims]
     held = [sum(claim.holds.values()) for claim in known if claim]
     counts = {"all": held.count(runs), "most": held.count(runs - 1)}
     fewer = len(held) - sum(counts.values())
     text = words["summary"].format(count=len(held), runs=runs, **counts, fewer=fewer, left=runs - 1)
-    text += " " + words["machine"].format(where="; ".join(map(literal, repeated.origins)))
     if new := len(known) - len(held):
         text += " " + words["new"].format(count=new)
+    return text + "\n\n" + origin(pages, repeated, words)
+
+
+def origin(pages: Iterable[Page], repeated: Replication, words: Mapping[str, str]) -> str:
+    """Where the runs of these chapters were made, and which of the chapters have changed since."""
     changed = [page.link for page in pages if repeated.mark(page.name) != page.mark]
-    return (
-        text + "\n\n" + (words["changed"].format(pages=", ".join(changed)) if changed else words["current"])
-    )
+    since = words["changed"].format(pages=", ".join(changed)) if changed else words["current"]
+    return words["machine"].format(where="; ".join(map(literal, repeated.origins))) + " " + since
 
 
 def replication_table(page: Page, repeated: Replication, every: Words) -> str:
@@ -336,7 +339,9 @@ class FromResults(SphinxDirective):
                     f"expected one claim with the words “{line}” that was tried, found {len(found)}"
                 )
             headlines += found
-        return self.parse_text_to_nodes(ROLES + sensitivity_table(headlines, repeated, words))
+        pages = dict.fromkeys(page for page, _ in headlines)
+        shown = origin(pages, repeated, words["replication"]) + "\n\n"
+        return self.parse_text_to_nodes(ROLES + shown + sensitivity_table(headlines, repeated, words))
 
     def repeated(self, path: str) -> Replication:
         """The claims in other runs of their chapters, on which the page that is read then depends."""
