@@ -552,7 +552,7 @@ print(peak() - before)
 # Not by getrusage: on Linux a child's maximum starts from that of the process that started it.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
-    """Measured: 0.1 to 1.1 GB, by how much the system takes back meanwhile, and 1.9 GB or more without blocks."""
+    """Measured: 0.1 to 1.1 GB, by how much the system takes back meanwhile, and 1.9 GB without blocks."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 1.5e9
 
