@@ -139,9 +139,14 @@ def distances_from_normal(values: ArrayLike) -> dict[str, float]:
 
     Wasserstein's distance (of order 1: how far the quantiles lie apart, on average); total variation and the
     Kullback-Leibler divergence of the law from N(0, 1) in nats, both with values rounded to a twentieth, so
-    that they are finite for laws without a density; and the sizes of skewness and excess kurtosis.
+    that they are finite for laws without a density; and the sizes of skewness and excess kurtosis, as far as
+    they exceed `deviation_limit()` standard errors, so that two laws without skewness have the same.
     """
     from scipy.special import log_ndtr, ndtri
+
+    def size(terms: np.ndarray) -> float:
+        mean, error = terms.mean(), terms.std() / np.sqrt(len(terms))
+        return float(abs(mean)) if abs(mean) > deviation_limit() * error else 0.0
 
     values = np.sort(np.asarray(values, dtype=float).ravel())
     quantiles = ndtri((np.arange(len(values)) + 0.5) / len(values))
@@ -153,8 +158,8 @@ def distances_from_normal(values: ArrayLike) -> dict[str, float]:
         "Wasserstein": float(np.abs(values - quantiles).mean()),
         "total variation": float(np.maximum(shares - np.exp(normal), 0).sum()),
         "Kullback-Leibler": float((shares * (np.log(shares) - normal)).sum()),
-        "skewness": float(abs((values**3).mean())),
-        "excess kurtosis": float(abs((values**4).mean() - 3)),
+        "skewness": size(values**3),
+        "excess kurtosis": size(values**4 - 3),
     }
 
 
