@@ -19,7 +19,7 @@ from vendi_score import vendi
 
 from vae_lab import NOISES, VAE, load
 from vae_lab.measure import diversity
-from vae_lab.measure.classifier import Classifier
+from vae_lab.measure.classifier import Classifier, image_scores
 from vae_lab.measure.diversity import (
     active_units,
     kid,
@@ -555,6 +555,23 @@ def test_ten_thousand_images_take_far_less_than_all_pairs_at_once() -> None:
     """Measured: 0.1 to 1.1 GB, by how much the system takes back meanwhile, and 1.9 GB without blocks."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 1.5e9
+
+
+def test_scores_of_images_are_averages_over_whole_sets() -> None:
+    """Two sets, each as if alone, and what is left over does not count; training images are real in all."""
+    data = load("digits", None)
+    judge, real = Classifier(data), data.test[:100]
+    found = image_scores(judge, real, data.train[:250])
+    halves = [image_scores(judge, real, data.train[part]) for part in (slice(100), slice(100, 200))]
+    assert found == pytest.approx({name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]})
+    assert found["KID"] == pytest.approx(
+        np.mean([kid(judge.features(real), judge.features(x)) for x in data.train[:200].split(100)])
+    )
+    noise = torch.rand(100, 64, generator=torch.Generator().manual_seed(0))
+    assert image_scores(judge, real, noise)["pixel precision"] < 0.1 < 0.8 < found["pixel precision"]
+    assert image_scores(judge, real, real)["coverage"] == 1
+    with pytest.raises(ValueError, match="at least as many images as real ones, got 99 and 100"):
+        image_scores(judge, real, data.train[:99])
 
 
 def test_the_classifier_says_what_its_features_say() -> None:

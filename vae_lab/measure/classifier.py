@@ -1,4 +1,4 @@
-"""A classifier of images, for its features and for how it reads what a model makes."""
+"""A classifier of images, for its features and for how it reads what a model makes, and scores by both."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from ..clock import counts_as
 from ..data import Dataset
 from ..settings import Seed, check
+from .diversity import kid, manifold_scores, vendi_score
 
 
 class Classifier:
@@ -68,3 +69,26 @@ class Classifier:
             )
         x = x.detach().cpu()
         return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@counts_as("evaluation")
+def image_scores(judge: Classifier, real: Tensor, images: Tensor) -> dict[str, float]:
+    """How real and how diverse `images` (n, D) are beside `real` ones (m, D): measure -> score.
+
+    The images are scored in sets of m, as many as there are real ones, and the scores of the n // m whole
+    sets are averaged. In the features of `judge`: `manifold_scores` and KID. *Legible* is the share of images
+    to which it gives a class with more than 90% certainty. By pixels: the Vendi score, which never looks at
+    real images, and pixel precision. Raises ValueError if there is not one whole set.
+    """
+    if not len(images) >= len(real) > 0:
+        raise ValueError(f"expected at least as many images as real ones, got {len(images)} and {len(real)}")
+    sets = images[: len(images) - len(images) % len(real)].split(len(real))
+    known = judge.features(real)
+    scores = [
+        {"legible": float((judge.probabilities(part).amax(1) > 0.9).double().mean())}
+        | manifold_scores(known, judge.features(part))
+        | {"KID": kid(known, judge.features(part)), "Vendi score": vendi_score(part)}
+        | {"pixel precision": manifold_scores(real, part)["precision"]}
+        for part in sets
+    ]
+    return {name: sum(one[name] for one in scores) / len(scores) for name in scores[0]}
