@@ -13,6 +13,7 @@ from vae_lab.measure.statistics import (
     distances_from_normal,
     mean_interval,
     moments,
+    ratio_interval,
     two_way_interval,
 )
 
@@ -143,6 +144,20 @@ def test_the_two_way_interval_of_one_area_near_one_is_too_short() -> None:
     area = stats.norm.cdf(3 / np.sqrt(2 * (0.81 + 0.44**2) + 0.04))
     assert area > 0.98
     assert covered(found, area) == pytest.approx(0.8, abs=0.1), "four misses in twenty"
+
+
+@pytest.mark.parametrize("law", ["normal", "laplace"])
+def test_the_interval_of_a_ratio_of_variances_covers_it(law: str) -> None:
+    """Of values with equal tails and variances 4 and 1, and its inverse is that of the inverse ratio."""
+    rng, runs, found = np.random.default_rng(0), 2_000, []
+    draw = {"normal": rng.normal, "laplace": rng.laplace}[law]
+    for _ in range(runs):
+        over, under = moments(draw(0, 2, 1_000)), moments(draw(0, 1, 1_000))
+        found.append(ratio_interval(over.variance, over.variance_se, under.variance, under.variance_se))
+    reach = deviation_limit(2) * np.sqrt(0.95 * 0.05 / runs)
+    assert 0.93 - reach < covered(found, 4.0) < 0.97 + reach
+    inverse = ratio_interval(under.variance, under.variance_se, over.variance, over.variance_se)
+    assert (1 / inverse.high, 1 / inverse.low) == pytest.approx(found[-1][1:])
 
 
 @pytest.mark.parametrize("seeds", [5, 6, 15])

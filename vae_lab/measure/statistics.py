@@ -67,6 +67,24 @@ def moments(values: ArrayLike) -> Moments:
     )
 
 
+def ratio_interval(
+    value: float, value_se: float, other: float, other_se: float, level: float = 0.95
+) -> Interval:
+    """Interval for the ratio of two independent positive estimates, such as two variances of `moments`.
+
+    Normal for the logarithm, so that a ratio and its inverse have inverse intervals, and none reaches 0
+    however large the standard errors are.
+
+    >>> f"{ratio_interval(4.0, 0.2, 2.0, 0.2):.2f}"
+    '2.00 [1.61, 2.49]'
+    """
+    from scipy.special import ndtri
+
+    ratio, error = value / other, np.hypot(value_se / value, other_se / other)
+    factor = np.exp(ndtri((1 + level) / 2) * error)
+    return Interval(float(ratio), float(ratio / factor), float(ratio * factor))
+
+
 def two_way_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Interval for the mean of `values` (seeds, items) that vary with both, for new seeds and new items
     alike.
