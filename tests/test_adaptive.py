@@ -39,7 +39,7 @@ def state(estimator: Estimator) -> dict[str, Tensor]:
 def test_estimates_are_unbiased_while_the_control_variate_learns(
     make: Make, q: Distribution, sets: Any
 ) -> None:
-    """Even with a learning rate so high that it never settles. Standard errors are at most 5% of the gradient."""
+    """Even with a rate at which it never settles. Standard errors are at most 5% of the gradient."""
     cost = parity if q is BITS else quadratic(0.3)
     estimator, found = make(sets, learning_rate=0.2), []
     torch.manual_seed(0)
