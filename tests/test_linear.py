@@ -84,7 +84,7 @@ def test_the_distribution_of_ppca_scores_and_samples_items() -> None:
     assert p.sample((7,)).shape == (7, DIGITS.shape[1])
 
 
-@pytest.mark.parametrize("k", [2, 10])
+@pytest.mark.parametrize("k", [2, 5, 10])
 def test_ppca_against_scipy(k: int) -> None:
     solution = ppca(DIGITS, k)
     for name, expected in by_scipy(k).items():

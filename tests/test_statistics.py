@@ -240,3 +240,10 @@ def test_distances_of_laws_without_a_density_are_finite() -> None:
     assert found["Wasserstein"] == pytest.approx(0.5354, abs=1e-3)  # 2 ∫|1 − q| φ(q) over the positive half
     assert 0.9 < found["total variation"] < 1 and np.isfinite(found["Kullback-Leibler"])
     assert np.isfinite(distances_from_normal([-60.0, 60.0])["Kullback-Leibler"]), "far in the tails"
+
+
+def test_laws_without_skewness_have_the_same() -> None:
+    """Namely 0, whatever their samples have; a skewed law has its own."""
+    rng = np.random.default_rng(0)
+    draws = (rng.laplace(size=10_000), rng.standard_t(5, 10_000), rng.exponential(size=10_000) - 1)
+    assert [distances_from_normal(values)["skewness"] == 0 for values in draws] == [True, True, False]
