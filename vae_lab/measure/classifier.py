@@ -16,9 +16,9 @@ from .diversity import kid, manifold_scores, vendi_score
 class Classifier:
     """A small network that names the class of an image, for its features: one hidden layer of 128 units.
 
-    Trained by scikit-learn on at most 10,000 grey training items of `data`, chosen by `seed`, in seconds.
-    Trap: its features see what tells these classes apart, and little else. Raises ValueError for data with
-    fewer than 20 items, or one class. Source: pedregosa2011scikit.
+    Trained by scikit-learn in 30 passes over at most 10,000 grey training items of `data`, chosen by `seed`.
+    Trap: its features see what tells these classes apart, and little else. Raises ValueError for data of one
+    class. Source: pedregosa2011scikit.
     """
 
     @counts_as("evaluation")
@@ -30,16 +30,12 @@ class Classifier:
             raise ValueError(f"expected a Dataset, whose labels name the classes, got {type(data).__name__}")
         seed = check("seed", Seed, seed)
         chosen = torch.randperm(len(data.train), generator=Generator().manual_seed(seed))[:10_000]
-        counts = data.train_labels[chosen].unique(return_counts=True)[1]
-        # A tenth is held back to stop by, with items of each class.
-        if len(counts) < 2 or counts.min() < 2 or len(chosen) < 10 * len(counts):
-            raise ValueError(
-                "a classifier needs 2 classes, 2 items of each, and 10 times as many items as there are "
-                f"classes; {data.name!r} has {len(chosen)} items, by class {counts.tolist()}"
-            )
-        self.network = MLPClassifier(
-            (128,), max_iter=30, alpha=1e-3, early_stopping=True, random_state=seed % 2**32
-        )
+        classes = data.train_labels[chosen].unique().tolist()
+        if len(classes) < 2:
+            raise ValueError(f"a classifier needs 2 classes or more; {data.name!r} has {classes}")
+        # Not stopped early by items that are held back: with a hundred of them that is chance, and after two
+        # or three lucky passes a network is certain of nothing.
+        self.network = MLPClassifier((128,), max_iter=30, alpha=1e-3, random_state=seed % 2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after 30 passes on purpose
             self.network.fit(data.train[chosen].numpy(), data.train_labels[chosen].numpy())
