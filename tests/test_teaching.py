@@ -254,7 +254,7 @@ def test_a_replication_says_whether_it_is_of_the_present_code(tmp_path: Path) ->
     (tmp_path / "same").mkdir()
     (tmp_path / "none").mkdir()
     pages, _ = book_in_another_language(tmp_path / "same", page, mark=code_mark(chapter()))
-    assert "«The code of no chapter has changed since.»" in pages
+    assert "«The code of no chapter has changed since these runs.»" in pages
     pages, _ = book_in_another_language(tmp_path / "none", page, measured=())
     assert "«This has not been done for the present chapters" in pages
 
