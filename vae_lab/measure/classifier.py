@@ -33,8 +33,8 @@ class Classifier:
         classes = data.train_labels[chosen].unique().tolist()
         if len(classes) < 2:
             raise ValueError(f"a classifier needs 2 classes or more; {data.name!r} has {classes}")
-        # Not stopped early by items that are held back: with a hundred of them that is chance, and after two
-        # or three lucky passes a network is certain of nothing.
+        # Not stopped early by items that are held back: with a hundred of them it is chance when that is, and
+        # so how certain the network has become by then.
         self.network = MLPClassifier((128,), max_iter=30, alpha=1e-3, random_state=seed % 2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after 30 passes on purpose
