@@ -612,8 +612,8 @@ def test_a_classifier_needs_classes() -> None:
     alike = replace(data, train_labels=data.train_labels * 0)
     with pytest.raises(ValueError, match=r"a classifier needs 2 classes or more; 'digits' has \[0\]"):
         Classifier(alike)
-    for items, classes in ((2, 2), (5, 5), (90, 10)):  # few will do, and so will one of each
-        few = replace(data, train=data.train[:items], train_labels=torch.arange(items) % classes)
+    for n, classes in ((2, 2), (5, 5), (90, 10)):  # few will do, and so will one of each
+        few = replace(data, train=data.train[:n], train_labels=torch.arange(n) % classes)
         assert Classifier(few).probabilities(data.test[:4]).shape == (4, classes)
     with pytest.raises(ValueError, match="expected a Dataset, whose labels name the classes, got Tensor"):
         Classifier(data.train)  # type: ignore[arg-type]
