@@ -8,9 +8,17 @@
   if (!["auto", "light", "dark"].includes(root.dataset.mode)) root.dataset.mode = "auto";
   if (root.dataset.mode === "auto") root.dataset.theme = prefersDark.matches ? "dark" : "light";
 
+  // Figures far below wait until the page is there. Then they follow, since not every browser fetches them to print them,
+  // and a reader may lose the network. Those of the other theme are not needed.
+  const fetchFigures = () => document.querySelectorAll(`img:not(.only-${root.dataset.theme === "dark" ? "light" : "dark"})`)
+    .forEach((image) => { image.loading = "eager"; });
+  addEventListener("load", () => {
+    if (!navigator.connection?.saveData) (window.requestIdleCallback ?? setTimeout)(fetchFigures);
+  });
+
   // Paper is white.
   let shown;
-  addEventListener("beforeprint", () => { shown = root.dataset.theme; root.dataset.theme = "light"; });
+  addEventListener("beforeprint", () => { shown = root.dataset.theme; root.dataset.theme = "light"; fetchFigures(); });
   addEventListener("afterprint", () => { root.dataset.theme = shown; });
 
   // A wide formula or figure scrolls in its box; let the keyboard reach it there.
