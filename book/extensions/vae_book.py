@@ -4,7 +4,8 @@ repository once it is known.
 **Figures.** Notebooks draw SVG with ink on white paper and know nothing of themes. For each such
 figure this extension writes a twin in which the two colours are those of the dark theme, and puts both
 into the same figure under the theme's classes `only-light` and `only-dark`: one number, one caption. The
-page keeps room for a figure and loads it when the reader comes near, and never the twin that is not shown.
+page keeps room for a figure and loads it when the reader comes near or all else is there (assets/book.js);
+the twin that is not shown, only to print it.
 
 **Playable figures.** A cell with a figure may also hold data for one of the scripts in assets/play/. They go
 into the page as JSON, with that script, which puts its own picture in the place of the static one. Without
