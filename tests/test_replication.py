@@ -137,6 +137,19 @@ def test_no_claim_of_the_book_fails_in_more_than_one_of_ten_blocks(extension: Mo
     assert {key: claim.share for key, claim in present.items() if sum(claim.holds.values()) < 9} == {}
 
 
+def table_row(criterion: object) -> dict[str, str]:
+    """The row of a table for a claim with this criterion."""
+    claim = {"sentence": "S.", "criteria": [vars(criterion)]}
+    origin = {"versions": {}, "machine": ""}
+    outputs = [
+        {"data": {f"application/vnd.vae-lab.{kind}+json": record}}
+        for kind, record in (("claim", claim), ("provenance", origin))
+    ]
+    cell = {"cell_type": "code", "metadata": {}, "source": "", "outputs": outputs}
+    (row,) = rows("one--block1", {"cells": [cell], "metadata": {}})
+    return {key: str(value) for key, value in row.items()}
+
+
 @pytest.mark.parametrize(
     ("criterion", "room"),
     [
@@ -150,15 +163,7 @@ def test_no_claim_of_the_book_fails_in_more_than_one_of_ten_blocks(extension: Mo
 def test_a_mark_lies_where_the_nearer_end_does(
     extension: ModuleType, criterion: object, room: float | None
 ) -> None:
-    claim = {"sentence": "S.", "criteria": [vars(criterion)]}
-    origin = {"versions": {}, "machine": ""}
-    outputs = [
-        {"data": {f"application/vnd.vae-lab.{kind}+json": record}}
-        for kind, record in (("claim", claim), ("provenance", origin))
-    ]
-    cell = {"cell_type": "code", "metadata": {}, "source": "", "outputs": outputs}
-    (row,) = rows("one--block1", {"cells": [cell], "metadata": {}})
-    written = {key: str(value) for key, value in row.items()}
+    written = table_row(criterion)
     drawn = extension.strip([written], "1 of 1")
     if room is None:
         assert drawn == ""
@@ -166,3 +171,24 @@ def test_a_mark_lies_where_the_nearer_end_does(
     assert extension.room(written) == pytest.approx(room)
     assert ('class="vae-holds"' in drawn, 'class="vae-fails"' in drawn) == (room > 0, room < 0)
     assert 'aria-label="1 of 1"' in drawn
+
+
+@pytest.mark.parametrize(
+    ("criterion", "is_open", "text"),
+    [
+        (above("x", Interval(-1.0, -2.5, 0.5)), True, "−1 [−2.5, 0.5]"),
+        (above("x", Interval(-1.0, -1.5, -0.5)), False, "−1 [−1.5, −0.5]"),
+        (above("x", Interval(0.5, 0.25, 0.75), 1, "any"), False, "0.5 [0.25, 0.75]"),
+        (below("x", Interval(-40.5, -1268.4, 827.4), 5.0, "any"), True, "−40.5 [−1,268, 827]"),
+        (below("x", 7.0, 5.0, "any"), False, "7"),
+        (within("x", Interval(0.2, -0.1, 0.6), -0.1, 0.1, "any"), True, "0.2 [−0.1, 0.6]"),
+        (within("x", Interval(-2.0, -3.0, -1.0), -0.1, 0.1, "any"), False, "−2 [−3, −1]"),
+        (fact("x", False), False, "–"),
+    ],
+)
+def test_a_criterion_that_is_missed_is_left_open_or_ruled_out(
+    extension: ModuleType, criterion: object, is_open: bool, text: str
+) -> None:
+    written = table_row(criterion)
+    assert written["holds"] == "False"
+    assert (extension.is_open(written), extension.with_interval(written)) == (is_open, text)

@@ -25,6 +25,16 @@ class Claim(NamedTuple):
     def share(self) -> str:
         return f"{sum(self.holds.values())}/{len(self.holds)}"
 
+    @property
+    def failures(self) -> dict[str, list[Row]]:
+        """The rows of the criteria that are missed, by run, for the runs that miss one."""
+        missed: dict[str, list[Row]] = {run: [] for run, holds in self.holds.items() if not holds}
+        for rows in self.criteria.values():
+            for row in rows:
+                if row["holds"] != "True":
+                    missed[row["variant"]].append(row)
+        return missed
+
 
 class Replication:
     """The table at `path`; without rows if there is none."""
@@ -77,13 +87,33 @@ def room(row: Row) -> float:
     return min(rooms) if rooms else float("nan")
 
 
+def rounded(value: float) -> str:
+    """Three digits, and those before the point."""
+    return (f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", "−")
+
+
 def value_range(rows: list[Row]) -> str:
     """From the lowest value to the highest; a dash for what has no numbers."""
     values = sorted(float(row["value"]) for row in rows if row["value"])
     if not values:
         return "–"
-    low, high = (f"{v:.3g}".replace("-", "−") for v in (values[0], values[-1]))
+    low, high = map(rounded, (values[0], values[-1]))
     return low if low == high else f"{low} … {high}"
+
+
+def is_open(row: Row) -> bool:
+    """Whether some of the interval of what was measured is on the right side of its threshold."""
+    if not row["value"]:
+        return False
+    low, high = (float(row[end] or row["value"]) for end in ("low", "high"))
+    lower, upper = (row["lower_bound"], row["upper_bound"])
+    return (not lower or high > float(lower)) and (not upper or low < float(upper))
+
+
+def with_interval(row: Row) -> str:
+    """What was measured: `2.4 [0.923, 3.88]`, or a dash for what has no numbers."""
+    value, *ends = [rounded(float(row[key])) for key in ("value", "low", "high") if row[key]] or ["–"]
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 WIDTH, HEIGHT, MARGIN = 132, 16, 8

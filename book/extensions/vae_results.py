@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import ReferenceRole, SphinxDirective
 from vae_reference import table
-from vae_replication import Replication, strip, value_range
+from vae_replication import Replication, Row, is_open, strip, value_range, with_interval
 from vae_words import words_of
 
 from vae_lab.clock import Kind
@@ -144,21 +144,26 @@ def sensitivity_table(headlines: Sequence[tuple[Page, int]], repeated: Replicati
     """For each of some claims: the settings under which it holds, and those under which it does not."""
     words, cells = every["sensitivity"], []
     for page, number in headlines:
-        sentence = page.claims[number]["sentence"]
-        found, settings = repeated.claims[page.name, sentence], repeated.parameters(page.name)
+        claim = page.claims[number]
+        found, settings = repeated.claims[page.name, claim["sentence"]], repeated.parameters(page.name)
         held = [f":holds:`{literal(settings[v])}`" for v, holds in found.holds.items() if holds]
-        missed = []
-        for variant in (v for v, holds in found.holds.items() if not holds):
-            rows = [row for of_one in found.criteria.values() for row in of_one if row["variant"] == variant]
-            worst = min(
-                (row for row in rows if row["holds"] != "True"), key=lambda row: int(row["criterion"])
-            )
-            criterion = page.claims[number]["criteria"][int(worst["criterion"]) - 1]
-            wanted = literal(criterion_text(criterion, every))
-            missed.append(f":fails:`{literal(settings[variant])}`: {value_range([worst])}, {wanted}")
-        link = f":ref:`{literal(sentence)} <{label(page.name, number + 1)}>`"
-        cells.append(([link], [", ".join(held) or "–"], missed or ["–"]))
+        missed = [
+            f":fails:`{literal(settings[variant])}`: {failure(rows, claim['criteria'], every)}"
+            for variant, rows in found.failures.items()
+        ]
+        link = f":ref:`{literal(claim['sentence'])} <{label(page.name, number + 1)}>`"
+        cells.append(([link], ["; ".join(held) or "–"], missed or ["–"]))
     return table("", "sensitivity", [words[column] for column in ("claim", "held", "missed")], cells)
+
+
+def failure(rows: Sequence[Row], criteria: Sequence[Mapping[str, Any]], every: Words) -> str:
+    """What was measured for the criteria that one run misses, and whether it leaves them open."""
+    texts = []
+    for row in rows:
+        verdict = every["sensitivity"]["open" if is_open(row) else "excluded"]
+        wanted = criterion_text(criteria[int(row["criterion"]) - 1], every)
+        texts.append(f"**{with_interval(row)}**, {verdict}: {literal(wanted)}")
+    return "; ".join(texts)
 
 
 def duration(seconds: float) -> str:
