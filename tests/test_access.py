@@ -104,8 +104,10 @@ def images(page: Page, selector: str) -> list[str]:
 def heavy(visit: Visit, folder: Path, site: str) -> str:
     """What is wrong with the weight of a page read to its end, uncompressed: HTML, styles, scripts, fonts,
     and the figures of one theme, since those of the other are not transferred."""
+    drawings = images(visit.page, "img")
+    rest = [address for address in visit.requests if address not in drawings]
     themes = [images(visit.page, f"img:not(.only-{other})") for other in ("light", "dark")]
-    wanted = [files(folder, site, visit.requests + figures) for figures in themes]
+    wanted = [files(folder, site, rest + figures) for figures in themes]
     size = max(sum(file.stat().st_size for file in needed) for needed in wanted)
     return f"{visit.page.url}: {size / 1e6:.2f} MB" if size > WEIGHT else ""
 

@@ -245,7 +245,9 @@ def test_the_words_of_one_file_are_on_the_pages(tmp_path: Path) -> None:
     assert "«Holds»: <a" in pages.replace("</span>", "")
     assert "«Holds» · 2/2" in shown and "«Does not hold» · 1/2" in shown, "on the page of claims"
     assert "«Of 2 claims, 1 hold in all 2 blocks of seeds, 1 in 1 of them, and 0 in fewer.»" in shown
-    assert "seed = 2000: 2 [−1, 3], «left open»: Nässe &gt; 0" in shown, "a setting in which a claim fails"
+    assert "seed = 2000: 2 [−1,\N{NO-BREAK SPACE}3], «left open»: Nässe &gt; 0" in shown, (
+        "a setting in which a claim fails"
+    )
     strips = re.findall(r'<svg class="vae-strip".*?</svg>', pages)
     assert [(s.count("vae-holds"), s.count("vae-fails")) for s in strips] == [(2, 0), (1, 1)]
 
