@@ -137,6 +137,36 @@ def test_no_claim_of_the_book_fails_in_more_than_one_of_ten_blocks(extension: Mo
     assert {key: claim.share for key, claim in present.items() if sum(claim.holds.values()) < 9} == {}
 
 
+def test_the_page_on_sensitivity_says_what_its_table_says(extension: ModuleType) -> None:
+    """Its text names what fails and how; if a new table has it otherwise, the text has to change too."""
+    text = (ROOT / "book/sensitivity.md").read_text("utf-8")
+    words = text.split("from-results:: sensitivity\n\n")[1].split("```")[0].split("\n")
+    shown = [line.strip() for line in words if line.strip()]
+    claims = extension.Replication(ROOT / "book/measured/sensitivity.csv").claims
+    verdicts = {}
+    for line in shown:
+        (found,) = (claim for (_, sentence), claim in claims.items() if line in sentence)
+        verdicts[line] = {run: {*map(extension.is_open, rows)} for run, rows in found.failures.items()}
+    ruled_out = {
+        (line, run) for line, runs in verdicts.items() for run, is_open in runs.items() if False in is_open
+    }
+    assert ruled_out == {
+        ("The training curve ends above the score on new items", "digits"),
+        ("The importance-weighted bound is tighter than the ELBO", "digits"),
+        ("A penalty of this size on the decoder's weights does part of the work", "mnist"),
+    }
+    assert {run for runs in verdicts.values() for run in runs} == {"digits", "mnist", "sprites"}
+    assert {line for line, runs in verdicts.items() if not runs} == {
+        "On unseen items the trained VAE beats independent pixels",
+        "In this VAE the variance of the plain score function's gradients",
+        "Half of the folklore is right",
+        "Without noise, a VAE reports a better reconstruction",
+        "new images of a model that was trained without ε score as more diverse",
+        "And they are less real",
+        "The prior has holes",
+    }
+
+
 def table_row(criterion: object) -> dict[str, str]:
     """The row of a table for a claim with this criterion."""
     claim = {"sentence": "S.", "criteria": [vars(criterion)]}
