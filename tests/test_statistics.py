@@ -133,19 +133,6 @@ def test_the_two_way_interval_covers_differences_of_areas(signal: float) -> None
     assert 0.93 - reach < covered(found, area[0] - area[1]) < 0.97 + reach
 
 
-def test_the_two_way_interval_of_one_area_near_one_is_too_short() -> None:
-    """Of a single class with thirty items, as chapter 13 says where it draws some: they are no evidence."""
-    rng, items, runs, found = np.random.default_rng(0), 300, 400, []
-    positive = np.arange(items) % 10 == 0
-    for _ in range(runs):
-        known = 0.9 * rng.normal(size=items)
-        scores = (3 + 0.2 * rng.normal(size=(5, 1))) * positive + known + 0.44 * rng.normal(size=(5, items))
-        found.append(two_way_interval(auroc_values(scores, positive)))
-    area = stats.norm.cdf(3 / np.sqrt(2 * (0.81 + 0.44**2) + 0.04))
-    assert area > 0.98
-    assert covered(found, area) == pytest.approx(0.8, abs=0.1), "four misses in twenty"
-
-
 @pytest.mark.parametrize("law", ["normal", "laplace"])
 def test_the_interval_of_a_ratio_of_variances_covers_it(law: str) -> None:
     """Of values with equal tails and variances 4 and 1, and its inverse is that of the inverse ratio."""
