@@ -119,18 +119,30 @@ def test_a_claim_holds_in_a_block_if_all_its_criteria_do(extension: ModuleType, 
     assert extension.Replication(tmp_path / "none.csv").claims == {}
 
 
-def test_no_claim_of_the_book_fails_in_more_than_one_of_ten_blocks(extension: ModuleType) -> None:
-    """In the committed table; it may have sentences that have been reworded since."""
-    texts = {
+def texts_of_code() -> dict[str, set[str]]:
+    """Every text in the code of a chapter, and so the sentences of its claims."""
+    return {
         path.stem: {
             node.value
             for cell in nbformat.read(path, as_version=4).cells
             if cell.cell_type == "code"
             for node in ast.walk(ast.parse(cell.source))
-            if isinstance(node, ast.Constant)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         for path in NOTEBOOKS
     }
+
+
+def test_what_is_known_to_fail_on_other_data_is_a_claim_of_its_chapter() -> None:
+    known = yaml.safe_load((ROOT / "config/full.yaml").read_text("utf-8"))["known_failures"]
+    texts = texts_of_code()
+    stale = {page: set(sentences) - texts[page.partition("--")[0]] for page, sentences in known.items()}
+    assert known and not any(stale.values()), stale
+
+
+def test_no_claim_of_the_book_fails_in_more_than_one_of_ten_blocks(extension: ModuleType) -> None:
+    """In the committed table; it may have sentences that have been reworded since."""
+    texts = texts_of_code()
     table = extension.Replication(ROOT / "book/measured/replication.csv")
     present = {key: claim for key, claim in table.claims.items() if key[1] in texts[key[0]]}
     assert len(table.variants) == 10 and len(present) > 0.8 * len(table.claims)
@@ -156,15 +168,16 @@ def test_the_page_on_sensitivity_says_what_its_table_says(extension: ModuleType)
         ("A penalty of this size on the decoder's weights does part of the work", "mnist"),
     }
     assert {run for runs in verdicts.values() for run in runs} == {"digits", "mnist", "sprites"}
-    assert {line for line, runs in verdicts.items() if not runs} == {
-        "On unseen items the trained VAE beats independent pixels",
-        "In this VAE the variance of the plain score function's gradients",
-        "Half of the folklore is right",
-        "Without noise, a VAE reports a better reconstruction",
-        "new images of a model that was trained without ε score as more diverse",
-        "And they are less real",
-        "The prior has holes",
-    }
+    # What is not in the page's table: all of chapter 9, and what fails in chapter 12.
+    failing = {key: claim.failures for key, claim in claims.items()}
+    ablation = [runs for (page, _), runs in failing.items() if page == "09_epsilon_ablation"]
+    on_mnist = [{*map(extension.is_open, runs["mnist"])} for runs in ablation if runs]
+    assert {run for runs in ablation for run in runs} == {"mnist"}
+    assert (len(ablation), len(on_mnist)) == (14, 10), "of fourteen ten do not hold"
+    assert sum(False in found for found in on_mnist) == 2, "two are ruled out, and eight left open"
+    images = [runs for (page, _), runs in failing.items() if page == "12_new_images" and runs]
+    assert len(images) == 2 and all(set(runs) == {"digits"} for runs in images)
+    assert all(extension.is_open(row) for runs in images for row in runs["digits"])
 
 
 def table_row(criterion: object) -> dict[str, str]:
