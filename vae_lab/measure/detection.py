@@ -16,11 +16,12 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
     there will be as many of each again; without it any item may be of any kind. A kind with a single item is
     taken as given, since nothing says how others of it would do.
 
-    As `two_way_interval`, but with a mean square of items for every kind, because the rarer one decides; and
-    symmetric for the log-odds of the area, because an area near 1 has further to fall than to rise. Where all
-    scores are in order nothing varies. Then as many pairs as the rarer kind has items are in order, too: that
-    gives Clopper and Pearson's limit. The interval is too short where few items decide: with thirty positive
-    ones and an area of 0.98 it covers 0.91 where scores are normal, and less where rare items are far off.
+    As `two_way_interval`, but with a mean square of items for every kind, because the rarer one decides;
+    and symmetric for the log-odds of the area, because near 1 it has further to fall than to rise. An area
+    of 0 or 1 has Clopper and Pearson's limit, with these seeds, for as many independent pairs as the rarer
+    kind has items (as there are items, without kinds). The interval is too short where few items decide:
+    with thirty positive ones it covers 0.91 of areas of 0.98, and less the nearer they are to 1.
+    Raises ValueError for values that are not finite, or shapes that do not fit.
     Sources: satterthwaite1946approximate, delong1988comparing.
 
     >>> from vae_lab.measure.statistics import auroc_values
@@ -38,26 +39,33 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
             f"expected values (seeds, items) of 2 seeds at least, and kinds (items,); "
             f"got shapes {values.shape} and {kinds.shape}"
         )
-    seeds, items = values.shape
-    area, found = float(values.mean()), [values[:, kinds == kind] for kind in np.unique(kinds)]
-    found = [own for own in found if own.shape[1] > 1]
-    if not found:
-        raise ValueError(f"no kind has 2 items; give more than the {items}, or fewer kinds")
-    terms = [(values.mean(1).var(ddof=1) / seeds, seeds - 1)]
-    for own in found:
-        n, weight = own.shape[1], (own.shape[1] / items) ** 2
-        left = own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()
-        freedom = (seeds - 1) * (n - 1)
-        terms += [
-            (weight * own.mean(0).var(ddof=1) / n, n - 1),
-            (-weight * (left**2).sum() / freedom / (seeds * n), freedom),
-        ]
-    parts, freedoms = np.array(terms).T
-    variance = max(parts.sum(), -parts[parts < 0].sum())
-    if variance == 0 or not 0 < area < 1:
-        limit = ((1 - level) / 2) ** (1 / min(own.shape[1] for own in found))
+    if not np.isfinite(values).all():
+        raise ValueError("the values hold NaN or infinity; auroc_values gives finite ones")
+    names, kind = np.unique(kinds, return_inverse=True)
+    parts = [own for own in (values[:, kind == k] for k in range(len(names))) if own.shape[1] > 1]
+    if not parts:
+        raise ValueError(f"no kind has 2 items; give more than the {len(kinds)}, or fewer kinds")
+    area = float(values.mean())
+    if not 0 < area < 1:
+        limit = ((1 - level) / 2) ** (1 / min(own.shape[1] for own in parts))
         return Interval(area, area * limit, 1 - (1 - area) * limit)
-    reach = stdtrit(variance**2 / (parts**2 / freedoms).sum(), (1 + level) / 2)
-    half = reach * np.sqrt(variance) / (area * (1 - area))
+    variance, freedom = _variance_of_mean(values, parts)
+    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance) / (area * (1 - area))
     low, high = expit(logit(area) + np.array([-half, half]))
     return Interval(area, float(low), float(high))
+
+
+def _variance_of_mean(values: np.ndarray, parts: list[np.ndarray]) -> tuple[float, float]:
+    """Of `values` (seeds, items), with its degrees of freedom; each of `parts` (seeds, n) has the items of one
+    kind. From the mean squares of seeds, and of items and what is left for every kind."""
+    seeds, items = values.shape
+    terms, freedoms = [values.mean(1).var(ddof=1) / seeds], [seeds - 1]
+    for own in parts:
+        n, weight = own.shape[1], (own.shape[1] / items) ** 2
+        left = ((own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()) ** 2).sum()
+        freedoms += [n - 1, (seeds - 1) * (n - 1)]
+        terms += [weight * own.mean(0).var(ddof=1) / n, -weight * left / freedoms[-1] / (seeds * n)]
+    chance = -sum(term for term in terms if term < 0)  # what is left varies at least
+    variance = max(sum(terms), chance)
+    squares = sum(term**2 / freedom for term, freedom in zip(terms, freedoms, strict=True))
+    return variance, variance**2 / squares if squares else 1.0
