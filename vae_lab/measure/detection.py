@@ -56,8 +56,10 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
 
 
 def _variance_of_mean(values: np.ndarray, parts: list[np.ndarray]) -> tuple[float, float]:
-    """Of `values` (seeds, items), with its degrees of freedom; `parts` (seeds, n) have the items of a kind each.
-    From the mean squares of seeds, and for every kind those of items and of what is left."""
+    """Of `values` (seeds, items), with its degrees of freedom; `parts` (seeds, n) have the items of a kind.
+
+    From the mean squares of seeds, and for every kind those of items and of what is left.
+    """
     seeds, items = values.shape
     terms, freedoms = [values.mean(1).var(ddof=1) / seeds], [seeds - 1]
     for own in parts:
