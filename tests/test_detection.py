@@ -178,6 +178,8 @@ def test_values_that_have_no_interval_are_refused() -> None:
         auroc_interval(np.ones((2, 6)), np.arange(6))
     with pytest.raises(ValueError, match="NaN or infinity"):
         auroc_interval([[0.5, np.nan, 1.0]] * 2)
+    with pytest.raises(ValueError, match=r"an area lies between 0 and 1, got -0\.2; differences"):
+        auroc_interval([[-0.5, 0.1, -0.2]] * 2)
 
 
 def test_scores_that_tell_nothing_have_an_area_of_one_half_for_certain() -> None:

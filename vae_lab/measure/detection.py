@@ -21,7 +21,7 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
     of 0 or 1 has Clopper and Pearson's limit, with these seeds, for as many independent pairs as the rarer
     kind has items (as there are items, without kinds). The interval is too short where few items decide:
     with thirty positive ones it covers 0.91 of areas of 0.98, and less the nearer they are to 1.
-    Raises ValueError for values that are not finite, or shapes that do not fit.
+    Raises ValueError for values that are not finite or whose mean is no area, and for shapes that do not fit.
     Sources: satterthwaite1946approximate, delong1988comparing.
 
     >>> from vae_lab.measure.statistics import auroc_values
@@ -46,7 +46,9 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
     if not parts:
         raise ValueError(f"no kind has 2 items; give more than the {len(kinds)}, or fewer kinds")
     area = float(values.mean())
-    if not 0 < area < 1:
+    if not 0 <= area <= 1:
+        raise ValueError(f"an area lies between 0 and 1, got {area:.3g}; differences have two_way_interval")
+    if area in {0, 1}:
         limit = ((1 - level) / 2) ** (1 / min(own.shape[1] for own in parts))
         return Interval(area, area * limit, 1 - (1 - area) * limit)
     variance, freedom = _variance_of_mean(values, parts)

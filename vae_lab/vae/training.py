@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import MISSING, fields
 from inspect import Parameter, Signature, signature
 from typing import Any
@@ -158,10 +159,11 @@ class Training:
         if not any(p.requires_grad for p in vae.parameters()):
             raise ValueError("no weight of the VAE wants a gradient: vae.requires_grad_() thaws them")
         if recipe.draws_by_itself or vae.latent != "normal":
-            # What the estimator requires, tried on one item. NaN is reported later.
+            # What the estimator requires, tried on one item. By a copy: one that learns must not learn from
+            # this, with draws that no seed decides. NaN is reported later.
             with suppress(CostError, RuntimeError):
-                one = self.items[:1]
-                bound(vae, vae.encoder(one), one, recipe.objective, recipe.estimator, recipe.samples)
+                one, estimator = self.items[:1], deepcopy(recipe.estimator)
+                bound(vae, vae.encoder(one), one, recipe.objective, estimator, recipe.samples)
 
     def epoch(self, number: int) -> dict[str, NDArray[Any]]:
         """One pass over the data; columns of the history, with a value for each replica."""
