@@ -1,6 +1,8 @@
 """REBAR and RELAX with control variates that learn: unbiased at every step, and less and less noisy."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch.nn.functional import softplus
 from vae_lab import ESTIMATORS, VAE, NotApplicable, benchmark, evaluate, exact_gradient, fit, load
 from vae_lab.estimators import Estimator
 from vae_lab.estimators.adaptive import LearnedControl, adaptive_rebar, adaptive_relax, tuned
-from vae_lab.estimators.costs import quadratic
+from vae_lab.estimators.costs import Cost, quadratic
 from vae_lab.measure.benchmarking import replicate_gradients
 from vae_lab.measure.statistics import deviation_limit
 
@@ -221,3 +223,37 @@ def test_a_training_names_its_estimator_and_refuses_what_is_none() -> None:
         fit(vae, x, epochs=1, estimator=3, progress=False)
     with pytest.raises(ValueError, match="'adaptive_rebar' draws z by itself"):
         fit(vae, x, epochs=1, estimator=adaptive_rebar(), noise="none", progress=False)
+
+
+def test_what_learns_and_cannot_be_copied_repeats_too() -> None:
+    """A moving average in a closure: the trial before a training teaches it, but alike in every run."""
+
+    def score_less_average() -> Estimator:
+        average, lock = [torch.zeros(())], Lock()
+
+        def function(q: Distribution, f: Cost, n: int) -> Tensor:
+            with lock:
+                z, centre = q.sample((n,)), average[0]
+                average[0] = 0.9 * centre + 0.1 * f(z).detach().mean()
+                return (f(z).detach() - centre) * q.log_prob(z).sum(-1)
+
+        one = LockedFunction(function, lock)
+        return Estimator("averaged", one, True, (), lambda n, q: n, "williams1992simple", "")
+
+    class LockedFunction:
+        def __init__(self, function: Callable[..., Tensor], lock: Any) -> None:
+            self.function, self.lock = function, lock
+
+        def __call__(self, q: Distribution, f: Cost, n: int) -> Tensor:
+            return self.function(q, f, n)
+
+    histories = []
+    for _ in range(2):
+        vae = VAE(4, 2, (3,), latent="bernoulli")
+        torch.rand(7)  # the caller's generator is elsewhere in each run
+        estimator = score_less_average()
+        with pytest.raises(TypeError, match="pickle"):
+            deepcopy(estimator)
+        history = fit(vae, torch.eye(4), epochs=3, batch_size=2, estimator=estimator, progress=False)
+        histories.append(history["elbo"].to_numpy())
+    assert np.array_equal(*histories)

@@ -4,11 +4,12 @@ import pytest
 import torch
 from scipy import stats
 from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
 from vae_lab import load
 from vae_lab.exact.linear import ppca
-from vae_lab.measure.detection import auroc_interval
-from vae_lab.measure.statistics import auroc_values, deviation_limit, moments, two_way_interval
+from vae_lab.measure.detection import auroc_interval, auroc_values
+from vae_lab.measure.statistics import deviation_limit, moments, two_way_interval
 
 ITEMS, POSITIVE = 300, 30  # as the test items of the small digits, and those of one class among them
 
@@ -16,6 +17,38 @@ ITEMS, POSITIVE = 300, 30  # as the test items of the small digits, and those of
 def reach(runs: int, comparisons: int, share: float = 0.95) -> float:
     """How far chance takes a share, with one false alarm in a thousand."""
     return deviation_limit(comparisons, 1e-3) * np.sqrt(share * (1 - share) / runs)
+
+
+def test_auroc_values_have_the_mean_of_sklearns_area() -> None:
+    """Ties included, for any leading axes."""
+    rng = np.random.default_rng(3)
+    positive = rng.random(60) < 0.3
+    scores = np.round(rng.normal(size=(2, 3, 60)) + positive, 1)
+    values = auroc_values(scores, positive)
+    expected = [[roc_auc_score(positive, row) for row in rows] for rows in scores]
+    np.testing.assert_allclose(values.mean(-1), expected, rtol=1e-12)
+    np.testing.assert_allclose(auroc_values(-scores, ~positive), values, rtol=1e-12)
+
+
+def test_auroc_values_spread_as_the_area_does() -> None:
+    """Their standard error is the standard deviation of the area over 2,000 fresh samples."""
+    rng = np.random.default_rng(4)
+    positive = np.arange(200) < 40
+    values = auroc_values(rng.normal(size=(2000, 200)) + positive, positive)
+    claimed = np.sqrt(values.var(-1).mean() / 200)
+    # DeLong's divisors are 39 and 159 in place of 40 and 160, and the variance of 2,000 areas has a
+    # relative standard error of √(2/1999): 4.89 of them for one false alarm in a million.
+    assert values.mean(-1).var() == pytest.approx(
+        claimed**2, rel=1 / 39 + deviation_limit() * (2 / 1999) ** 0.5
+    )
+
+
+def test_auroc_values_refuse_what_has_no_area() -> None:
+    for scores, positive in (([1.0, 2.0], [True, True]), ([1.0, 2.0], [False] * 2), ([1.0], [True, False])):
+        with pytest.raises(ValueError, match=r"a mask \(items,\) with both kinds of items, got shapes"):
+            auroc_values(scores, positive)
+    with pytest.raises(ValueError, match="NaN"):
+        auroc_values([1.0, np.nan], [True, False])
 
 
 def hardness(rng: np.random.Generator, law: str, size: int) -> np.ndarray:
@@ -124,6 +157,24 @@ def test_the_interval_covers_averages_over_classes(signal: float) -> None:
         interval = auroc_interval(np.mean(areas, 0))
         hits.append(interval.low <= true_area("normal", signal) <= interval.high)
     assert 0.93 - reach(runs, 2) < np.mean(hits) < 0.97
+
+
+@pytest.mark.parametrize("signal", [1.0, 2.0])
+def test_the_two_way_interval_covers_differences_of_areas(signal: float) -> None:
+    """Of two detectors of each of ten classes, on the same items, averaged over classes: as in chapter 13."""
+    rng, seeds, classes, runs, hits = np.random.default_rng(0), 5, 10, 200, []
+    positive = np.arange(ITEMS) % classes == np.arange(classes)[:, None, None]
+    gap = true_area("normal", signal) - true_area("normal", 0.8 * signal)
+    for _ in range(runs):
+        known = 0.9 * rng.normal(size=(classes, 1, ITEMS))  # what is hard about an item, for both
+        areas = []
+        for share in (1.0, 0.8):
+            scores = (share * signal + 0.2 * rng.normal(size=(classes, seeds, 1))) * positive
+            scores = scores + known + 0.44 * rng.normal(size=(classes, seeds, ITEMS))
+            areas.append(np.mean([auroc_values(s, p[0]) for s, p in zip(scores, positive, strict=True)], 0))
+        interval = two_way_interval(areas[0] - areas[1])
+        hits.append(interval.low <= gap <= interval.high)
+    assert 0.93 - reach(runs, 2) < np.mean(hits) < 0.97 + reach(runs, 2)
 
 
 def test_seeds_alone_give_students_interval_of_the_log_odds() -> None:

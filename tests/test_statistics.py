@@ -4,11 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from vae_lab.measure.statistics import (
     Interval,
-    auroc_values,
     deviation_limit,
     distances_from_normal,
     mean_interval,
@@ -108,31 +106,6 @@ def test_without_items_that_differ_it_is_students_interval_and_never_narrower_wh
         two_way_interval(values[:, 0])
 
 
-@pytest.mark.parametrize("signal", [1.0, 2.0])
-def test_the_two_way_interval_covers_differences_of_areas(signal: float) -> None:
-    """Of two detectors of each of ten classes, on the same items, averaged over classes: as in chapter 13."""
-    rng, seeds, classes, items, runs = np.random.default_rng(0), 5, 10, 300, 200
-    positive = np.arange(items) % classes == np.arange(classes)[:, None, None]
-    found = []
-    for _ in range(runs):
-        known = 0.9 * rng.normal(size=(classes, 1, items))  # what is hard about an item, for both
-        both = [
-            (share * signal + 0.2 * rng.normal(size=(classes, seeds, 1))) * positive
-            + known
-            + 0.44 * rng.normal(size=(classes, seeds, items))
-            for share in (1.0, 0.8)
-        ]
-        areas = [
-            np.mean([auroc_values(s, p[0]) for s, p in zip(scores, positive, strict=True)], 0)
-            for scores in both
-        ]
-        found.append(two_way_interval(areas[0] - areas[1]))
-    # A score of a positive item less one of another is normal, with the variances of both, and of the signal.
-    area = [stats.norm.cdf(share * signal / np.sqrt(2 * (0.81 + 0.44**2) + 0.04)) for share in (1.0, 0.8)]
-    reach = deviation_limit(2) * np.sqrt(0.95 * 0.05 / runs)
-    assert 0.93 - reach < covered(found, area[0] - area[1]) < 0.97 + reach
-
-
 @pytest.mark.parametrize("law", ["normal", "laplace"])
 def test_the_interval_of_a_ratio_of_variances_covers_it(law: str) -> None:
     """Of values with equal tails and variances 4 and 1, and its inverse is that of the inverse ratio."""
@@ -163,38 +136,6 @@ def test_students_interval_covers_means_over_seeds(seeds: int, law: str) -> None
     assert (first.low, first.high) == pytest.approx((middle[0] - half[0], middle[0] + half[0]))
     reach = deviation_limit(9) * np.sqrt(0.95 * 0.05 / runs)
     assert 0.93 - reach < (abs(middle) < half).mean() < 0.97 + reach
-
-
-def test_auroc_values_have_the_mean_of_sklearns_area() -> None:
-    """Ties included, for any leading axes."""
-    rng = np.random.default_rng(3)
-    positive = rng.random(60) < 0.3
-    scores = np.round(rng.normal(size=(2, 3, 60)) + positive, 1)
-    values = auroc_values(scores, positive)
-    expected = [[roc_auc_score(positive, row) for row in rows] for rows in scores]
-    np.testing.assert_allclose(values.mean(-1), expected, rtol=1e-12)
-    np.testing.assert_allclose(auroc_values(-scores, ~positive), values, rtol=1e-12)
-
-
-def test_auroc_values_spread_as_the_area_does() -> None:
-    """Their standard error is the standard deviation of the area over 2,000 fresh samples."""
-    rng = np.random.default_rng(4)
-    positive = np.arange(200) < 40
-    values = auroc_values(rng.normal(size=(2000, 200)) + positive, positive)
-    claimed = np.sqrt(values.var(-1).mean() / 200)
-    # DeLong's divisors are 39 and 159 in place of 40 and 160, and the variance of 2,000 areas has a
-    # relative standard error of √(2/1999): 4.89 of them for one false alarm in a million.
-    assert values.mean(-1).var() == pytest.approx(
-        claimed**2, rel=1 / 39 + deviation_limit() * (2 / 1999) ** 0.5
-    )
-
-
-def test_auroc_values_refuse_what_has_no_area() -> None:
-    for scores, positive in (([1.0, 2.0], [True, True]), ([1.0, 2.0], [False] * 2), ([1.0], [True, False])):
-        with pytest.raises(ValueError, match=r"a mask \(items,\) with both kinds of items, got shapes"):
-            auroc_values(scores, positive)
-    with pytest.raises(ValueError, match="NaN"):
-        auroc_values([1.0, np.nan], [True, False])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,39 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .statistics import Interval
+from .statistics import Interval, two_way_variance
+
+
+def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
+    """One value per item whose mean is the area under the ROC curve of `scores` (..., items): their shape.
+
+    The area is the probability that a positive item scores higher than another, ties counting half;
+    `positive` (items,) is a mask. To first order the values are independent over items, whatever the model,
+    so that averages and differences of areas on the same items are averages and differences of values, and
+    `two_way_interval` gives their uncertainty. Raises ValueError without an item of either kind.
+    Source: delong1988comparing.
+
+    >>> float(auroc_values([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).mean())
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    if positive.shape != scores.shape[-1:] or positive.all() or not positive.any():
+        raise ValueError(
+            f"expected scores (..., items) and a mask (items,) with both kinds of items, "
+            f"got shapes {scores.shape} and {positive.shape} with {int(positive.sum())} positive"
+        )
+    if np.isnan(scores).any():
+        raise ValueError("the scores hold NaN, which has no rank")
+    ranks, values = rankdata(scores, axis=-1), np.empty(scores.shape)
+    for kind in (True, False):
+        own, others = positive == kind, np.count_nonzero(positive != kind)
+        below = (ranks[..., own] - rankdata(scores[..., own], axis=-1)) / others  # of the other kind
+        shares = below if kind else 1 - below
+        area = shares.mean(-1, keepdims=True)
+        values[..., own] = area + (shares - area) * (scores.shape[-1] / np.count_nonzero(own))
+    return values
 
 
 def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: float = 0.95) -> Interval:
@@ -24,7 +56,6 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
     Raises ValueError for values that are not finite or whose mean is no area, and for shapes that do not fit.
     Sources: satterthwaite1946approximate, delong1988comparing.
 
-    >>> from vae_lab.measure.statistics import auroc_values
     >>> positive = [True, True, True, False, False, False]
     >>> scores = [[0.4, 0.7, 0.9, 0.1, 0.5, 0.2], [0.3, 0.7, 0.9, 0.1, 0.5, 0.2]]
     >>> f"{auroc_interval(auroc_values(scores, positive), positive):.2f}"
@@ -51,25 +82,7 @@ def auroc_interval(values: ArrayLike, kinds: ArrayLike | None = None, level: flo
     if area in {0, 1}:
         limit = ((1 - level) / 2) ** (1 / min(own.shape[1] for own in parts))
         return Interval(area, area * limit, 1 - (1 - area) * limit)
-    variance, freedom = _variance_of_mean(values, parts)
+    variance, freedom = two_way_variance(values, parts)
     half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance) / (area * (1 - area))
     low, high = expit(logit(area) + np.array([-half, half]))
     return Interval(area, float(low), float(high))
-
-
-def _variance_of_mean(values: np.ndarray, parts: list[np.ndarray]) -> tuple[float, float]:
-    """Of `values` (seeds, items), with its degrees of freedom; `parts` (seeds, n) have the items of a kind.
-
-    From the mean squares of seeds, and for every kind those of items and of what is left.
-    """
-    seeds, items = values.shape
-    terms, freedoms = [values.mean(1).var(ddof=1) / seeds], [seeds - 1]
-    for own in parts:
-        n, weight = own.shape[1], (own.shape[1] / items) ** 2
-        left = ((own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()) ** 2).sum()
-        freedoms += [n - 1, (seeds - 1) * (n - 1)]
-        terms += [weight * own.mean(0).var(ddof=1) / n, -weight * left / freedoms[-1] / (seeds * n)]
-    chance = -sum(term for term in terms if term < 0)  # what is left varies at least
-    variance = max(sum(terms), chance)
-    squares = sum(term**2 / freedom for term, freedom in zip(terms, freedoms, strict=True))
-    return variance, variance**2 / squares if squares else 1.0

@@ -103,53 +103,29 @@ def two_way_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or min(values.shape) < 2:
         raise ValueError(f"expected (seeds, items), at least 2 of each, got shape {values.shape}")
-    mean, by_seed, by_item = values.mean(), values.mean(1, keepdims=True), values.mean(0, keepdims=True)
-    seeds, items = values.shape
-    freedoms = np.array([seeds - 1, items - 1, (seeds - 1) * (items - 1)])
-    squares = [
-        items * ((by_seed - mean) ** 2).sum(),
-        seeds * ((by_item - mean) ** 2).sum(),
-        ((values - by_seed - by_item + mean) ** 2).sum(),
-    ]
-    of_seeds, of_items, left = squares / freedoms
-    variance = max(of_seeds + of_items - left, left)
-    if variance == 0:
-        return Interval(float(mean), float(mean), float(mean))
-    freedom = variance**2 / (np.array([of_seeds, of_items, left]) ** 2 / freedoms).sum()
-    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance / values.size)
+    variance, freedom = two_way_variance(values, [values])
+    mean, half = values.mean(), stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
     return Interval(float(mean), float(mean - half), float(mean + half))
 
 
-def auroc_values(scores: ArrayLike, positive: ArrayLike) -> np.ndarray:
-    """One value per item whose mean is the area under the ROC curve of `scores` (..., items): their shape.
+def two_way_variance(values: np.ndarray, kinds: list[np.ndarray]) -> tuple[float, float]:
+    """The variance of the mean of `values` (seeds, items) over new seeds and new items of the same kinds, and
+    its degrees of freedom.
 
-    The area is the probability that a positive item scores higher than another, ties counting half;
-    `positive` (items,) is a mask. To first order the values are independent over items, whatever the model,
-    so that averages and differences of areas on the same items are averages and differences of values, and
-    `two_way_interval` gives their uncertainty. Raises ValueError without an item of either kind.
-    Source: delong1988comparing.
-
-    >>> float(auroc_values([0.1, 0.4, 0.3, 0.9], [False, False, True, True]).mean())
-    0.75
+    `kinds` holds the values (seeds, n) of the items of each kind, n >= 2: (A + B − E) / (seeds · items) from
+    the mean squares of seeds, items and what is left, where each kind has a B and an E of its own. What is
+    left varies at least. Source: satterthwaite1946approximate.
     """
-    from scipy.stats import rankdata
-
-    scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    if positive.shape != scores.shape[-1:] or positive.all() or not positive.any():
-        raise ValueError(
-            f"expected scores (..., items) and a mask (items,) with both kinds of items, "
-            f"got shapes {scores.shape} and {positive.shape} with {int(positive.sum())} positive"
-        )
-    if np.isnan(scores).any():
-        raise ValueError("the scores hold NaN, which has no rank")
-    ranks, values = rankdata(scores, axis=-1), np.empty(scores.shape)
-    for kind in (True, False):
-        own, others = positive == kind, np.count_nonzero(positive != kind)
-        below = (ranks[..., own] - rankdata(scores[..., own], axis=-1)) / others  # of the other kind
-        shares = below if kind else 1 - below
-        area = shares.mean(-1, keepdims=True)
-        values[..., own] = area + (shares - area) * (scores.shape[-1] / np.count_nonzero(own))
-    return values
+    seeds, items = values.shape
+    terms, freedoms = [values.mean(1).var(ddof=1) / seeds], [seeds - 1]
+    for own in kinds:
+        n = own.shape[1]
+        weight, left = (n / items) ** 2, own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()
+        freedoms += [n - 1, (seeds - 1) * (n - 1)]
+        terms += [weight * own.mean(0).var(ddof=1) / n, -weight * (left**2).sum() / freedoms[-1] / left.size]
+    variance = max(sum(terms), -sum(term for term in terms if term < 0))
+    squares = sum(term**2 / freedom for term, freedom in zip(terms, freedoms, strict=True))
+    return variance, variance**2 / squares if squares else 1.0
 
 
 def distances_from_normal(values: ArrayLike) -> dict[str, float]:

@@ -132,7 +132,7 @@ class Training:
             self.moved = [p.detach().to(self.items.dtype) for p in self.weights]
         self.optimizer = torch.optim.Adam(self.moved, lr=recipe.learning_rate, fused=True)
         if recipe.draws_by_itself:
-            torch.manual_seed(Streams(seeds[:1], "estimator").generators[0].initial_seed())
+            self._seed_estimator()
         self.handwritten: HandwrittenStep | None = None
         if covers(vae, recipe):
             decay = self.decay.unsqueeze(-1) if any(recipe.decoder_l2) else None
@@ -159,11 +159,23 @@ class Training:
         if not any(p.requires_grad for p in vae.parameters()):
             raise ValueError("no weight of the VAE wants a gradient: vae.requires_grad_() thaws them")
         if recipe.draws_by_itself or vae.latent != "normal":
-            # What the estimator requires, tried on one item. By a copy: one that learns must not learn from
-            # this, with draws that no seed decides. NaN is reported later.
-            with suppress(CostError, RuntimeError):
-                one, estimator = self.items[:1], deepcopy(recipe.estimator)
-                bound(vae, vae.encoder(one), one, recipe.objective, estimator, recipe.samples)
+            self._try_estimator()
+
+    def _try_estimator(self) -> None:
+        """What the estimator requires, tried on one item; NaN is reported later.
+
+        By a copy, where there can be one, because an estimator that learns must not learn from this; and with
+        draws that the seed decides, so that one that learns all the same does so alike in every run.
+        """
+        vae, recipe, one, estimator = self.vae, self.recipe, self.items[:1], self.recipe.estimator
+        with suppress(TypeError, RuntimeError):
+            estimator = deepcopy(estimator)
+        with suppress(CostError, RuntimeError):
+            self._seed_estimator()
+            bound(vae, vae.encoder(one), one, recipe.objective, estimator, recipe.samples)
+
+    def _seed_estimator(self) -> None:
+        torch.manual_seed(Streams(self.recipe.seed[:1], "estimator").generators[0].initial_seed())
 
     def epoch(self, number: int) -> dict[str, NDArray[Any]]:
         """One pass over the data; columns of the history, with a value for each replica."""
