@@ -526,6 +526,24 @@ def test_a_mixture_has_an_implicit_path() -> None:
     assert (g.std(0) / len(g) ** 0.5 < 0.05 * exact.abs()).all()
 
 
+def test_a_path_across_a_gap_in_the_density_is_refused() -> None:
+    """Its gradient would be wrong: -1 in place of -2 for the weight of [0, 1] against [2, 3] for z."""
+    weight = t([0.4, 0.6]).requires_grad_()
+
+    def mixture(*starts: float) -> MixtureSameFamily:
+        low = t(starts)
+        parts = Uniform(low, low + 1, validate_args=False)
+        return MixtureSameFamily(Categorical(weight), parts, validate_args=False)
+
+    estimator = ESTIMATORS["implicit_reparameterization"]
+    with pytest.raises(NotApplicable, match="the density of MixtureSameFamily has a gap"):
+        estimator(mixture(0.0, 2.0), torch.square, 4)
+    whole = estimator(mixture(0.0, 0.5), lambda z: z, 20_000)
+    gradient = torch.autograd.grad(whole.mean(), weight)[0]
+    # One estimate is at most ½ (distribution functions) / 0.4 (density); five standard errors of the mean.
+    assert gradient[0] - gradient[1] == pytest.approx(-0.5, abs=5 * 1.25 / 20_000**0.5)
+
+
 def test_the_others_are_summed_without_loss() -> None:
     values = torch.tensor([[1e8], [1e-3], [2e-3]])
     torch.testing.assert_close(contract.leave_one_out(values)[0], torch.tensor([3e-3]), rtol=1e-6, atol=0)

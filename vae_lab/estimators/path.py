@@ -3,9 +3,11 @@ reparameterization trick and its kin."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
-from torch.distributions import Beta, Chi2, Dirichlet, Distribution, Gamma, StudentT
+from torch.distributions import Beta, Chi2, Dirichlet, Distribution, Gamma, StudentT, constraints
 from torch.distributions import VonMises as _VonMises
 
 from ..reparameterization import reparameterize
@@ -17,6 +19,7 @@ from .von_mises import von_mises_path
 
 # Distributions whose rsample in torch is the implicit reparameterization.
 _BUILT_IN = (Gamma, Chi2, Beta, Dirichlet, StudentT)
+_CONNECTED = (constraints.real, constraints.positive, constraints.nonnegative, constraints.unit_interval)
 
 
 def implicit(q: Distribution, cost: CheckedCost, n: int) -> str | None:
@@ -54,7 +57,8 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
     """Pathwise with dz/dθ = −(∂F/∂θ) / q(z), F the distribution function: no inverse of F is needed.
 
     Gamma, beta, Dirichlet and Student's t by torch's own samplers, von Mises by quadrature, any other
-    distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf.
+    distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf. No path
+    leads across a gap in the density, where no draw lies: one that is seen between draws is refused.
     """
     base = unwrap(q)
     if is_law(base, *_BUILT_IN):
@@ -62,7 +66,29 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
     z = q.sample(torch.Size((n,)))
     if isinstance(base, _VonMises):
         return cost(von_mises_path(z, base.loc, base.concentration))
+    if _has_gap(base):
+        raise NotApplicable(f"the density of {kind(q)} has a gap, which no path of a draw leads across")
     rank, density = base.cdf(z), base.log_prob(z).exp().detach()
     if not (density > 0).all():
         raise NotApplicable(f"the density of {kind(q)} is 0 or NaN at one of its draws, and divides the path")
     return cost(z - (rank - rank.detach()) / density)
+
+
+def _has_gap(base: Distribution) -> bool:
+    """Whether the density of a distribution of one coordinate is zero somewhere between draws of it.
+
+    It is not looked for where the support is known to have none.
+    """
+    with suppress(NotImplementedError):
+        if getattr(base.support, "base_constraint", base.support) in _CONNECTED:  # of a mixture
+            return False
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        ordered = base.sample(torch.Size((64,))).sort(0).values
+        steps = torch.linspace(0, 1, 9, dtype=ordered.dtype, device=ordered.device)[1:-1]
+        between = torch.lerp(ordered[:-1], ordered[1:], steps.view(-1, *[1] * ordered.ndim))
+        base.log_prob(ordered)  # raises what it has against values that it drew itself
+        try:
+            return bool((base.log_prob(between) == -torch.inf).any())
+        except ValueError:  # it validates its values
+            return True
