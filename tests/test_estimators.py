@@ -26,7 +26,7 @@ from torch.distributions import (
     TransformedDistribution,
     Uniform,
 )
-from torch.distributions.transforms import ExpTransform
+from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from vae_lab import (
     ESTIMATORS,
@@ -538,6 +538,9 @@ def test_a_path_across_a_gap_in_the_density_is_refused() -> None:
     estimator = ESTIMATORS["implicit_reparameterization"]
     with pytest.raises(NotApplicable, match="the density of MixtureSameFamily has a gap"):
         estimator(mixture(0.0, 2.0), torch.square, 4)
+    moved = TransformedDistribution(mixture(0.0, 2.0), AffineTransform(1.0, 2.0), validate_args=False)
+    with pytest.raises(NotApplicable, match="the density of TransformedDistribution has a gap"):
+        estimator(moved, torch.square, 4)
     whole = estimator(mixture(0.0, 0.5), lambda z: z, 20_000)
     gradient = torch.autograd.grad(whole.mean(), weight)[0]
     # One estimate is at most ½ (distribution functions) / 0.4 (density); five standard errors of the mean.

@@ -7,7 +7,16 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta, Chi2, Dirichlet, Distribution, Gamma, StudentT, constraints
+from torch.distributions import (
+    Beta,
+    Chi2,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    StudentT,
+    TransformedDistribution,
+    constraints,
+)
 from torch.distributions import VonMises as _VonMises
 
 from ..reparameterization import reparameterize
@@ -58,7 +67,8 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
 
     Gamma, beta, Dirichlet and Student's t by torch's own samplers, von Mises by quadrature, any other
     distribution of independent coordinates (a mixture of normals, say) by differentiating its cdf. No path
-    leads across a gap in the density, where no draw lies: one that is seen between draws is refused.
+    leads across a gap in the density, and what crosses it as the parameters change would be missed: so a
+    distribution is refused if a gap is seen between its draws, even where nothing would cross.
     """
     base = unwrap(q)
     if is_law(base, *_BUILT_IN):
@@ -77,10 +87,12 @@ def implicit_reparameterization(q: Distribution, cost: Cost, n: int) -> Tensor:
 def _has_gap(base: Distribution) -> bool:
     """Whether the density of a distribution of one coordinate is zero somewhere between draws of it.
 
-    It is not looked for where the support is known to have none.
+    Supports that can have no gap, such as the whole line, are not searched.
     """
+    part = getattr(base, "component_distribution", base)  # of a mixture
     with suppress(NotImplementedError):
-        if getattr(base.support, "base_constraint", base.support) in _CONNECTED:  # of a mixture
+        # The support of a transformed distribution is all that its last transform can reach.
+        if not isinstance(part, TransformedDistribution) and part.support in _CONNECTED:
             return False
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)

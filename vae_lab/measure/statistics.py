@@ -74,7 +74,7 @@ def ratio_interval(
 
     Normal for the logarithm, so that a ratio and its inverse have inverse intervals, and none reaches 0
     however large the standard errors are.
-    Estimates from common random numbers mostly rise and fall together; of these it is too wide.
+    Estimates from common random numbers mostly rise and fall together; for these it is too wide.
 
     >>> f"{ratio_interval(4.0, 0.2, 2.0, 0.2):.2f}"
     '2.00 [1.61, 2.49]'
@@ -113,9 +113,10 @@ def two_way_variance(values: np.ndarray, kinds: list[np.ndarray]) -> tuple[float
     """The variance of the mean of `values` (seeds, items) over new seeds and new items of the same kinds, and
     its degrees of freedom.
 
-    `kinds` holds the values (seeds, n) of the items of each kind, n >= 2: (A + B − E) / (seeds · items) from
-    the mean squares of seeds, items and what is left, where each kind has a B and an E of its own. What is
-    left varies at least. Source: satterthwaite1946approximate.
+    `kinds` holds the values (seeds, n) of the items of each kind, n >= 2; items of none are taken as given.
+    With mean squares A of seeds, B of items and E of what is left it is (A + B − E) / (seeds · items), where
+    B and E are sums over kinds, each weighted by its share of the items; and it is never less than
+    E / (seeds · items). Source: satterthwaite1946approximate.
     """
     seeds, items = values.shape
     terms, freedoms = [values.mean(1).var(ddof=1) / seeds], [seeds - 1]
