@@ -50,10 +50,10 @@ pdf: $(READY)
 	$(BIN)/python -m snakemake pdf $(WITH)
 
 replicate: $(READY)
-	$(BIN)/python -m snakemake table --configfile config/replicate.yaml
+	$(BIN)/python -m snakemake table --forcerun table --configfile config/replicate.yaml
 
 sensitivity: $(READY)
-	$(BIN)/python -m snakemake table --configfile config/sensitivity.yaml
+	$(BIN)/python -m snakemake table --forcerun table --configfile config/sensitivity.yaml
 
 full: $(READY)
 	$(BIN)/python -m snakemake --configfile config/book.yaml config/full.yaml $(WITH)
