@@ -178,6 +178,7 @@ def test_the_page_on_sensitivity_says_what_its_table_says(extension: ModuleType)
         "On unseen items the trained VAE beats independent pixels",
         "In this VAE the variance of the plain score function's gradients",
         "Half of the folklore is right",
+        "And yet one sample is enough",
         "Without noise, a VAE reports a better reconstruction",
         "new images of a model that was trained without ε score as more diverse",
         "And they are less real",
