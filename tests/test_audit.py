@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as pyro
@@ -29,6 +29,7 @@ from torch.distributions import (
     TransformedDistribution,
     VonMises,
     Wishart,
+    constraints,
 )
 from torch.distributions.transforms import TanhTransform
 
@@ -133,6 +134,28 @@ def test_counts_and_truth_values_are_numbers(convert: Callable[[Tensor], Tensor]
     assert set(frame["estimator"]) == SCORES | {"measure_valued", "arm", "disarm"}
 
 
+class Split(Distribution):
+    """Uniform on [0, 1] with probability w, else on [2, 3]: as w grows, draws leap from there to here."""
+
+    arg_constraints: ClassVar = {"w": constraints.unit_interval}
+    support = constraints.interval(0.0, 3.0)
+    has_rsample = True
+
+    def __init__(self, w: Tensor) -> None:
+        self.w = w
+        super().__init__(w.shape)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return torch.where(u < self.w, u / self.w, 2 + (u - self.w) / (1 - self.w))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.icdf(torch.rand(self._extended_shape(sample_shape), dtype=self.w.dtype))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        above = torch.where((z >= 2) & (z <= 3), (-self.w).log1p(), -torch.inf)
+        return torch.where((z >= 0) & (z <= 1), self.w.log(), above)
+
+
 # (q, cost, who is not shown as unbiased or not at all, a word of the reason)
 WRONG: dict[str, tuple[Distribution, Callable[[Tensor], Tensor], set[str], str]] = {
     "clamped relaxed bit": (
@@ -204,6 +227,12 @@ WRONG: dict[str, tuple[Distribution, Callable[[Tensor], Tensor], set[str], str]]
         lambda z: 0.1 * z.square().sum(-1) + 3 * (z.sum(-1) > 0.3),
         {"pathwise"},
         "contradicts score_function",
+    ),
+    "draws that leap across a gap": (
+        Split(t(0.4)),
+        torch.positive,
+        {"pathwise", "quasi_monte_carlo"},
+        "contradicts the exact gradient",
     ),
 }
 
