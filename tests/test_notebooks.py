@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,63 @@ def test_a_page_of_ones_own_joins_the_book(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     (page,) = yaml.safe_load(settings)["notebooks"]
     assert f"notebooks/{page}.ipynb" in run.stdout
+
+
+class Leaks(ast.NodeVisitor):
+    """Names of one cell that a loop of a later one binds again, and a still later one reads: what is there is
+    what the loop happened to leave. Cells are visited in their order, with the number of each in `cell`."""
+
+    def __init__(self) -> None:
+        self.cell, self.last, self.found = 0, dict[str, tuple[str, int]](), list[str]()
+
+    def visit_Name(self, node: ast.Name) -> None:
+        kind, cell = self.last.get(node.id, ("", self.cell))
+        if isinstance(node.ctx, ast.Store):
+            self.last[node.id] = ("name", self.cell)
+        elif kind == "loop" and cell != self.cell:
+            self.found.append(f"{node.id} in cell {self.cell}, from the loop of cell {cell}")
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for part in (node.value, *node.targets):
+            self.visit(part)
+
+    def visit_For(self, node: ast.For) -> None:
+        before = dict(self.last)
+        self.generic_visit(node)
+        for name in ast.walk(node):
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                _, first = before.get(name.id, ("", self.cell))
+                self.last[name.id] = ("loop" if first != self.cell else "name", self.cell)
+
+    def apart(self, node: ast.AST) -> None:
+        """What binds names of its own leaves those outside as they were."""
+        before = self.last
+        own = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        own |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+        self.last = {name: how for name, how in before.items() if name not in own}
+        self.generic_visit(node)
+        self.last = before
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = apart
+    visit_FunctionDef = visit_Lambda = apart
+
+
+def leaks(cells: Iterable[str]) -> list[str]:
+    visitor = Leaks()
+    for visitor.cell, source in enumerate(cells):
+        visitor.visit(ast.parse(source))
+    return visitor.found
+
+
+def test_a_name_that_a_loop_of_an_earlier_cell_leaves_is_found() -> None:
+    assert leaks(["n = 8", "for n in (1, 3):\n    print(n)", "n"]) == ["n in cell 2, from the loop of cell 1"]
+    assert not leaks(["n = 8", "[n for n in (1, 3)]\nf = lambda n: n", "n"])
+    assert leaks(["n = 8", "for k in (1, 3):\n    n = k", "n"]) == ["n in cell 2, from the loop of cell 1"]
+    assert not leaks(["total = 0\nfor k in (1, 3):\n    total += k", "total"])
+    assert not leaks(["n = 8", "for n in (1, 3):\n    print(n)\nn = 8", "n"])
+
+
+@each_notebook
+def test_no_cell_reads_what_a_loop_of_an_earlier_cell_has_left(path: Path) -> None:
+    """A caption once said n = 3, which another loop had left, where n was 8."""
+    assert leaks(cell.source for cell in code_cells(path)) == []

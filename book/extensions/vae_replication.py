@@ -26,6 +26,12 @@ class Claim(NamedTuple):
         return f"{sum(self.holds.values())}/{len(self.holds)}"
 
     @property
+    def is_constant(self) -> bool:
+        """Whether it has numbers, and each of its criteria the same in all runs."""
+        numbers = [{row["value"] for row in rows} - {""} for rows in self.criteria.values()]
+        return any(numbers) and all(len(values) <= 1 for values in numbers)
+
+    @property
     def failures(self) -> dict[str, list[Row]]:
         """The rows of the criteria that are missed, by run, for the runs that miss one."""
         missed: dict[str, list[Row]] = {run: [] for run, holds in self.holds.items() if not holds}

@@ -108,6 +108,8 @@ def replication_summary(pages: Sequence[Page], repeated: Replication, words: Map
     counts = {"all": held.count(runs), "most": held.count(runs - 1)}
     fewer = len(held) - sum(counts.values())
     text = words["summary"].format(count=len(held), runs=runs, **counts, fewer=fewer, left=runs - 1)
+    if constant := sum(claim.is_constant for claim in known if claim):
+        text += " " + words["constant"].format(count=constant)
     if new := len(known) - len(held):
         text += " " + words["new"].format(count=new)
     return text + "\n\n" + origin(pages, repeated, words)
