@@ -331,12 +331,12 @@ def test_claims_state_sentence_evidence_and_verdict(visit: Callable[[str], Visit
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_code_is_never_cut(visit: Callable[[str], Visit], name: str) -> None:
-    """On a wide screen no visible code scrolls."""
+def test_code_and_equations_are_never_cut(visit: Callable[[str], Visit], name: str) -> None:
+    """On a wide screen neither scrolls."""
     page = visit(name).page
     before = page.viewport_size
     page.set_viewport_size({"width": 1400, "height": 800})
-    cut = page.locator("article pre:visible").evaluate_all(
+    cut = page.locator("article pre:visible, article div.math").evaluate_all(
         "blocks => blocks.filter(block => block.scrollWidth > block.clientWidth)"
         ".map(block => block.textContent)"
     )
