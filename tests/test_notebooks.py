@@ -356,5 +356,5 @@ def test_a_name_that_a_loop_of_an_earlier_cell_leaves_is_found() -> None:
 
 @each_notebook
 def test_no_cell_reads_what_a_loop_of_an_earlier_cell_has_left(path: Path) -> None:
-    """A caption once said n = 3, which another loop had left, where n was 8."""
+    """The evidence of a claim once said n = 3, which another loop had left, where n was 8."""
     assert leaks(cell.source for cell in code_cells(path)) == []
